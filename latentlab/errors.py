@@ -1,0 +1,16 @@
+"""The one exception that means "you asked for something that cannot be done", and how near misses are suggested."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one line saying what is wrong, where, and what to do. The command line exits with 2."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Describe an unknown ``name`` with the nearest known ones and the whole list."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}")

@@ -1,0 +1,115 @@
+"""Files that are either whole or absent, and names for their content."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from latentlab.errors import UserError
+
+T = TypeVar("T")
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it is flushed and renamed to ``path``, on failure removed.
+
+    A reader (or a restart after kill -9) therefore never sees a half-written file under its final name.
+
+    Raises:
+        UserError: the folder is not writable or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:  # read-only folder: there is nothing of ours to remove
+            pass
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a readable JSON file: {error}") from error
+
+
+def read_json_as(model: type[T], path: Path) -> T:
+    """Read a JSON file and check its content against ``model`` (a dataclass, pydantic model or type).
+
+    Raises:
+        UserError: the file is missing, is not JSON, or does not fit; names the first field that does not.
+    """
+    content = read_json(path)
+    try:
+        return TypeAdapter(model).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a failed validation as ``field.path: what is wrong``."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "content"
+    return f"{where}: {first['msg']}"
+
+
+def digest(value: Any) -> str:
+    """Return a short name (16 hex digits) for a JSON-serialisable value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quick_fingerprint(path: Path) -> str:
+    """Return a name for a large file without reading all of it: size, modification time and 16 blocks of its bytes."""
+    status = path.stat()
+    seen = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+    with open(path, "rb") as file:
+        for i in range(16):
+            file.seek(i * max(status.st_size - _BLOCK, 0) // 15)
+            seen.update(file.read(_BLOCK // 16))
+    return seen.hexdigest()[:16]
+
+
+def home() -> Path:
+    """Return the folder for caches: ``$LATENTLAB_HOME``, else ``$XDG_CACHE_HOME/latentlab``, else ``~/.cache/latentlab``."""
+    if chosen := os.environ.get("LATENTLAB_HOME"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "latentlab"

@@ -1,0 +1,267 @@
+"""Latents of a set of images as the measurements see them: streamed, channel first, with labels, masks and codes.
+
+Shape legend of the package: n images, b images of one batch, c channels, h w grid, l tokens of a 1-D latent,
+s = h*w or l cells, k classes, v vocabulary, d = c*s dimensions of a flattened latent.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentlab.errors import UserError
+
+ArrayLike = np.ndarray | Tensor | Sequence[Any]
+
+BATCH_BYTES = 32 << 20
+"""Batches are cut so that one holds about this many bytes: large enough to be fast, small enough not to matter."""
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """What a store must remember about the tokenizer that made its latents."""
+
+    name: str
+    release: str
+    kind: Literal["continuous", "vq", "lfq"]
+    layout: Literal["grid", "sequence"]
+    channels: int
+    downsampling: int | None = None
+    codebook_size: int | None = None
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    weights_sha256: str | None = None
+
+    @property
+    def discrete(self) -> bool:
+        """Whether latents are entries of a codebook."""
+        return self.kind != "continuous"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ChannelMoments:
+    """Mean and standard deviation (ddof=1) of each channel over all images and cells, float64 [c]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def standardise(self, latents: Tensor) -> Tensor:
+        """Return ``(latents - mean) / std`` per channel of [b,c,...], in the dtype of ``latents``; constant channels become 0."""
+        shape = (1, -1) + (1,) * (latents.ndim - 2)
+        std = torch.where(self.std > 0, self.std, torch.ones_like(self.std))
+        mean, inverse = (v.to(latents).view(shape) for v in (self.mean, 1 / std))
+        return (latents - mean).mul_(inverse)
+
+
+class Latents(ABC):
+    """A set of latents. Subclasses say where they live; the measurements use only what is here.
+
+    Attributes:
+        n: number of images.
+        shape: shape of one latent, channel first: (c,h,w) for a grid, (c,l) for a sequence.
+        labels: int64 [n], or None.
+        class_names: names by label, or None.
+        spec: the tokenizer that made them, or None when unknown.
+        fingerprint: changes when the content changes.
+        has_masks: whether `masks` may be called.
+        has_codes: whether `codes` may be called.
+    """
+
+    n: int
+    shape: tuple[int, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None = None
+    spec: TokenizerSpec | None = None
+    fingerprint: str
+    has_masks: bool = False
+    has_codes: bool = False
+
+    @abstractmethod
+    def take(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the latents at ``indices``, [b,c,h,w] or [b,c,l], float32 (float64 when they were given so)."""
+
+    def masks(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the foreground masks at ``indices``, bool [b,H,W] at image or latent resolution."""
+        raise UserError("these latents have no masks")
+
+    def codes(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the codebook indices at ``indices``, int64 [b,h,w] or [b,l]."""
+        raise UserError("these latents have no codes")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels c."""
+        return self.shape[0]
+
+    @property
+    def cells(self) -> int:
+        """Number of cells s = h*w, or tokens l."""
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(h, w), or None for a sequence, which has no spatial order."""
+        return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
+
+    def batches(self, size: int | None = None) -> Iterator[Tensor]:
+        """Yield all latents in order, ``size`` images (default: about 32 MB) at a time."""
+        for part in self.slices(size):
+            yield self.take(part)
+
+    def slices(self, size: int | None = None) -> Iterator[slice]:
+        """Yield the index ranges of `batches`."""
+        size = size or max(1, BATCH_BYTES // (4 * self.channels * self.cells))
+        for start in range(0, self.n, size):
+            yield slice(start, min(start + size, self.n))
+
+    @cached_property
+    def moments(self) -> ChannelMoments:
+        """Per-channel mean and standard deviation over the whole set, in one pass.
+
+        Raises:
+            UserError: latents contain NaN or infinity (how many images, and the first one), or there is only one number
+                per channel.
+        """
+        return channel_moments(self)
+
+
+def channel_moments(latents: Latents) -> ChannelMoments:
+    """Return mean and ddof=1 standard deviation per channel over images and cells."""
+    count = latents.n * latents.cells
+    if count < 2:
+        raise UserError(f"statistics need at least 2 numbers per channel, got {count}: give more images")
+    shift = None
+    total, squares = (torch.zeros(latents.channels, dtype=torch.float64) for _ in range(2))
+    for batch in latents.batches():
+        rows = batch.flatten(2)
+        if shift is None:  # close to the mean, so that E[x^2] - E[x]^2 does not cancel
+            shift = torch.nan_to_num(rows.double().mean((0, 2)), posinf=0.0, neginf=0.0)
+        rows = rows - shift.to(rows)[:, None]
+        # Sums over the cells of one image in the latents' precision, sums over images in float64.
+        total += rows.sum(2).sum(0, dtype=torch.float64)
+        squares += torch.linalg.vecdot(rows, rows, dim=2).sum(0, dtype=torch.float64)
+    assert shift is not None
+    if not (torch.isfinite(total).all() and torch.isfinite(squares).all()):
+        _refuse_non_finite(latents)
+    mean = total / count
+    variance = ((squares - count * mean**2) / (count - 1)).clamp_min(0)
+    return ChannelMoments(mean + shift, variance.sqrt())
+
+
+def _refuse_non_finite(latents: Latents) -> None:
+    bad: list[int] = []
+    for part in latents.slices():
+        finite = torch.isfinite(latents.take(part)).flatten(1).all(1)
+        bad += (part.start + torch.nonzero(~finite).flatten()).tolist()
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {latents.n} latents contain NaN or infinity (first: image {bad[0]}): encode them again in "
+            "float32, or leave these images out"
+        )
+    raise UserError("latents are too large for float32 sums (above 1e18): rescale them")
+
+
+class ArrayLatents(Latents):
+    """Latents in memory: [n,c,h,w] or [n,l,c], numpy or torch, not copied."""
+
+    def __init__(
+        self,
+        latents: ArrayLike,
+        labels: ArrayLike | None = None,
+        masks: ArrayLike | None = None,
+        codes: ArrayLike | None = None,
+        class_names: tuple[str, ...] | None = None,
+        spec: TokenizerSpec | None = None,
+    ) -> None:
+        """Check shapes and wrap.
+
+        Raises:
+            UserError: wrong rank, not numbers, empty, or labels, masks or codes of another length.
+        """
+        self._latents = _tensor("latents", latents)
+        if self._latents.ndim not in (3, 4):
+            raise UserError(f"latents must be [n,c,h,w] or [n,l,c], got shape {list(self._latents.shape)}")
+        if not self._latents.is_floating_point():
+            raise UserError(f"latents must be floating point, got {self._latents.dtype}")
+        if self._latents.numel() == 0:
+            raise UserError(f"latents are empty, shape {list(self._latents.shape)}")
+        self.n = len(self._latents)
+        self._sequence = self._latents.ndim == 3
+        item = tuple(self._latents.shape[1:])
+        self.shape = (item[1], item[0]) if self._sequence else item
+        self.labels = None if labels is None else self._labels(labels)
+        self._masks = None if masks is None else self._of_length("masks", masks)
+        if self._masks is not None and self._masks.ndim != 3:
+            raise UserError(f"masks must be [n,H,W], got shape {list(self._masks.shape)}")
+        self._codes = None if codes is None else self._of_length("codes", codes)
+        self.has_masks, self.has_codes = masks is not None, codes is not None
+        self.class_names, self.spec = class_names, spec
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """SHA-256 of shape, dtype and bytes of the latents, and of the labels."""
+        import hashlib
+
+        seen = hashlib.sha256(f"{tuple(self._latents.shape)} {self._latents.dtype}".encode())
+        for part in self.slices():
+            seen.update(self.take(part).numpy().tobytes())
+        if self.labels is not None:
+            seen.update(self.labels.tobytes())
+        return seen.hexdigest()[:16]
+
+    def take(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the latents at ``indices``; a view when they are a slice of float32 or float64 grids."""
+        chosen = self._latents[indices].cpu()
+        if self._sequence:
+            chosen = chosen.transpose(1, 2)
+        dtype = torch.float64 if chosen.dtype == torch.float64 else torch.float32
+        return chosen.to(dtype).contiguous()
+
+    def masks(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the masks at ``indices``, bool [b,H,W]."""
+        if self._masks is None:
+            return super().masks(indices)
+        return self._masks[indices].cpu() > 0
+
+    def codes(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the codes at ``indices``, int64."""
+        if self._codes is None:
+            return super().codes(indices)
+        return self._codes[indices].cpu().long()
+
+    def _labels(self, labels: ArrayLike) -> np.ndarray:
+        tensor = self._of_length("labels", labels)
+        if tensor.ndim != 1:
+            raise UserError(f"labels must be [n], got shape {list(tensor.shape)}")
+        if tensor.is_floating_point() and not torch.equal(tensor, tensor.round()):
+            raise UserError("labels must be integers")
+        return tensor.cpu().numpy().astype(np.int64)
+
+    def _of_length(self, name: str, values: ArrayLike) -> Tensor:
+        tensor = _tensor(name, values)
+        if len(tensor) != self.n:
+            raise UserError(f"{name} must have one entry per latent: got {len(tensor)} for {self.n} latents")
+        return tensor
+
+
+def _tensor(name: str, values: ArrayLike) -> Tensor:
+    """Return ``values`` as a tensor that shares memory where it can."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        array = np.asarray(values)
+        if not array.flags.writeable:  # torch warns about read-only memory, which we never write to
+            array = array.view()
+            array = np.array(array)
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as an array of numbers: {error}") from error

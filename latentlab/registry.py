@@ -1,0 +1,142 @@
+"""Measurements by name: the built-in ones, those of plug-ins, and `measure`, which runs one on arrays or on a store."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from latentlab.errors import UserError, unknown_name
+from latentlab.measurement import Measurement, MetricCard
+
+if TYPE_CHECKING:
+    from latentlab.latents import ArrayLike, Latents
+
+ENTRY_POINTS = "latentlab.analyses"
+"""Entry-point group through which other packages add measurements: ``name = "package.module:function"``."""
+
+_BUILTIN = {
+    "viv": "analyses.viv:viv",
+    "lnc": "analyses.lnc:lnc",
+    "linear_probe": "analyses.linear_probe:linear_probe",
+    "sec": "analyses.sec:sec",
+    "gmm": "analyses.gmm:gmm",
+}
+
+MeasurementFunction = Callable[..., Measurement]
+
+
+def measurement(card: MetricCard) -> Callable[[MeasurementFunction], MeasurementFunction]:
+    """Attach ``card`` to a measurement function ``f(latents: Latents, *, ...) -> Measurement``."""
+
+    def attach(function: MeasurementFunction) -> MeasurementFunction:
+        function.card = card  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
+@cache
+def _locations() -> Mapping[str, str]:
+    """Return name -> "module:function" for every registered measurement; the built-in ones cannot be replaced."""
+    plugins = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+    clash = sorted(set(plugins) & set(_BUILTIN))
+    if clash:
+        raise UserError(f"a plug-in registers the measurement '{clash[0]}', which latentlab has itself: rename it")
+    return {**_BUILTIN, **plugins}
+
+
+def measurement_names() -> list[str]:
+    """Return the registered names, built-in ones first, without importing any of them."""
+    return list(_locations())
+
+
+def find_measurement(name: str) -> MeasurementFunction:
+    """Return the measurement function registered as ``name``.
+
+    Raises:
+        UserError: no such measurement, or its plug-in cannot be imported.
+    """
+    locations = _locations()
+    if name not in locations:
+        raise unknown_name("measurement", name, locations)
+    module, _, function = locations[name].partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the measurement '{name}' ({locations[name]}) cannot be imported: {error}") from error
+    if not isinstance(getattr(found, "card", None), MetricCard):
+        raise UserError(f"the measurement '{name}' ({locations[name]}) has no card: decorate it with @measurement(card)")
+    return found
+
+
+def card_of(name: str) -> MetricCard:
+    """Return the card of the measurement ``name``."""
+    return find_measurement(name).card  # type: ignore[attr-defined, no-any-return]
+
+
+def measurements() -> dict[str, MetricCard]:
+    """Return every registered measurement's card by name."""
+    return {name: card_of(name) for name in measurement_names()}
+
+
+def measure(
+    name: str,
+    latents: "ArrayLike | None" = None,
+    labels: "ArrayLike | None" = None,
+    masks: "ArrayLike | None" = None,
+    *,
+    store: "Latents | None" = None,
+    **parameters: Any,
+) -> Measurement:
+    """Run one measurement on arrays or on a store.
+
+    Args:
+        name: a registered measurement (`measurements` lists them).
+        latents: [n,c,h,w] or [n,l,c], numpy or torch.
+        labels: [n] integers.
+        masks: [n,H,W] bool, foreground at image or latent resolution.
+        store: a `LatentStore` (or any `Latents`) instead of arrays.
+        **parameters: the measurement's own (see its docstring).
+
+    Raises:
+        UserError: unknown name or parameter, wrong shapes, non-finite latents, or a missing input.
+    """
+    from latentlab.latents import ArrayLatents
+
+    function = find_measurement(name)
+    if (latents is None) == (store is None):
+        raise UserError("give either latents (with labels and masks) or store, not both")
+    if store is None:
+        store = ArrayLatents(latents, labels=labels, masks=masks)  # type: ignore[arg-type]
+    elif labels is not None or masks is not None:
+        raise UserError("labels and masks belong to the store: give them only together with latents")
+    check_parameters(name, parameters)
+    check_needs(name, store)
+    return function(store, **parameters)
+
+
+def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a parameter that the measurement ``name`` does not have."""
+    known = [key for key, p in inspect.signature(find_measurement(name)).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    for key in parameters:
+        if key not in known:
+            raise unknown_name(f"parameter of '{name}'", key, known)
+
+
+def missing_needs(name: str, latents: "Latents") -> list[str]:
+    """Return which inputs of the measurement ``name`` these latents lack (``labels``, ``masks``, ``grid``, ``codes``)."""
+    present = {
+        "labels": latents.labels is not None,
+        "masks": latents.has_masks,
+        "grid": latents.grid is not None,
+        "codes": latents.has_codes,
+    }
+    return [need for need in card_of(name).needs if not present[need]]
+
+
+def check_needs(name: str, latents: "Latents") -> None:
+    """Raise `UserError` when these latents lack an input of the measurement ``name``."""
+    missing = missing_needs(name, latents)
+    if missing:
+        raise UserError(f"'{name}' needs {' and '.join(missing)}, and these latents have none")
