@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from analyses.viv import velocity_variance
     from latentlab.data import ImageSet, open_data
     from latentlab.errors import UserError
-    from latentlab.latents import ArrayLatents, Latents, LatentStore, TokenizerSpec
+    from latentlab.latents import ArrayLatents, Latents, TokenizerSpec
     from latentlab.measurement import Estimate, Measurement, MetricCard
     from latentlab.registry import measure, measurements
+    from latentlab.store import LatentStore
     from latentlab.tokenizers import Tokenizer, load_tokenizer
 
 _HOME_OF = {
     "ArrayLatents": "latentlab.latents",
     "Estimate": "latentlab.measurement",
     "ImageSet": "latentlab.data",
-    "LatentStore": "latentlab.latents",
+    "LatentStore": "latentlab.store",
     "Latents": "latentlab.latents",
     "Measurement": "latentlab.measurement",
     "MetricCard": "latentlab.measurement",
