@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from analyses.viv import velocity_variance
+
     from latentlab.data import ImageSet, open_data
     from latentlab.errors import UserError
     from latentlab.latents import ArrayLatents, Latents, TokenizerSpec
@@ -37,7 +38,24 @@ _HOME_OF = {
     "velocity_variance": "analyses.viv",
 }
 
-__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604
+__all__ = [
+    "ArrayLatents",
+    "Estimate",
+    "ImageSet",
+    "LatentStore",
+    "Latents",
+    "Measurement",
+    "MetricCard",
+    "Tokenizer",
+    "TokenizerSpec",
+    "UserError",
+    "__version__",
+    "load_tokenizer",
+    "measure",
+    "measurements",
+    "open_data",
+    "velocity_variance",
+]
 
 
 def __getattr__(name: str) -> Any:

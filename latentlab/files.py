@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,12 +33,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
-        try:
+        with suppress(OSError):  # read-only folder: there is nothing of ours to remove
             temporary.unlink(missing_ok=True)
-        except OSError:  # read-only folder: there is nothing of ours to remove
-            pass
 
 
 def write_text(path: Path, text: str) -> None:

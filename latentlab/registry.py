@@ -66,13 +66,15 @@ def find_measurement(name: str) -> MeasurementFunction:
     except (ImportError, AttributeError) as error:
         raise UserError(f"the measurement '{name}' ({locations[name]}) cannot be imported: {error}") from error
     if not isinstance(getattr(found, "card", None), MetricCard):
-        raise UserError(f"the measurement '{name}' ({locations[name]}) has no card: decorate it with @measurement(card)")
+        raise UserError(
+            f"the measurement '{name}' ({locations[name]}) has no card: decorate it with @measurement(card)"
+        )
     return found
 
 
 def card_of(name: str) -> MetricCard:
     """Return the card of the measurement ``name``."""
-    return find_measurement(name).card  # type: ignore[attr-defined, no-any-return]
+    return find_measurement(name).card  # type: ignore[attr-defined]
 
 
 def measurements() -> dict[str, MetricCard]:

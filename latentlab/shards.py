@@ -5,8 +5,10 @@ so that streaming a large store needs the memory of one batch.
 """
 
 import json
+import math
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +70,7 @@ class Shard:
             self._map.madvise(mmap.MADV_DONTNEED)
         return copy.view(dtype)
 
-    def _header(self) -> tuple[dict[str, dict[str, object]], int]:
+    def _header(self) -> tuple[dict[str, dict[str, Any]], int]:
         """Return the JSON header and the offset at which the data starts."""
         length = int.from_bytes(self._map[:8], "little")
         if not 2 <= length <= min(_MAX_HEADER, len(self._map) - 8):
@@ -81,18 +83,18 @@ class Shard:
             raise self._broken("its header is not a table of tensors")
         return header, 8 + length
 
-    def _view(self, name: str, entry: dict[str, object], start: int) -> tuple[np.ndarray, torch.dtype]:
+    def _view(self, name: str, entry: dict[str, Any], start: int) -> tuple[np.ndarray, torch.dtype]:
         try:
-            code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[misc]
-            numpy_type, dtype = _STORAGE[code]  # type: ignore[index]
-            shape = tuple(int(side) for side in shape)  # type: ignore[attr-defined]
-            count = int(np.prod(shape, dtype=object))
-            fits = 0 <= begin and start + end <= len(self._map) and end - begin == count * np.dtype(numpy_type).itemsize  # type: ignore[operator]
+            numpy_type, dtype = _STORAGE[entry["dtype"]]
+            shape = tuple(int(side) for side in entry["shape"])
+            begin, end = (int(offset) for offset in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._broken(f"the entry of '{name}' cannot be read ({type(error).__name__}: {error})") from error
-        if not fits:
+        count = math.prod(shape)
+        size = count * np.dtype(numpy_type).itemsize
+        if min(shape, default=0) < 0 or begin < 0 or end - begin != size or start + end > len(self._map):
             raise self._broken(f"'{name}' does not fit the file (truncated?)")
-        return np.frombuffer(self._map, numpy_type, count, start + int(begin)).reshape(shape), dtype  # type: ignore[call-overload]
+        return np.frombuffer(self._map, numpy_type, count, start + begin).reshape(shape), dtype
 
     def _broken(self, why: str) -> UserError:
         return UserError(f"{self.path} is not a readable safetensors file: {why}; write it again")

@@ -1,8 +1,8 @@
 """Latents on disk: safetensors shards in LightningDiT's layout plus ``store.json``, written so that a kill loses one shard.
 
 A folder holds ``latents_rank00_shard000.safetensors``, ... with ``latents`` [m,c,h,w] or [m,l,c], ``labels`` [m] and, for
-discrete tokenizers, ``codes`` [m,h,w] or [m,l]; beside them ``masks_rank00_shard000.safetensors``, ... with the foreground masks as
-bits. ``store.json`` is written last: without it a folder of ours is unfinished. Folders written by LightningDiT's feature
+discrete tokenizers, ``codes`` [m,h,w] or [m,l]; beside them ``masks_rank00_shard000.safetensors``, ... with the foreground
+masks as bits. ``store.json`` is written last: without it a folder of ours is unfinished. Folders written by LightningDiT's feature
 extraction have no ``store.json`` and are read as they are.
 """
 
@@ -111,9 +111,10 @@ class LatentStore(Latents):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Digest of the shards' SHA-256 (of size, date and samples of their bytes where there is no ``store.json``)."""
+        """Digest of the SHA-256 of all shards (of size, date and samples of their bytes where there is no ``store.json``)."""
         if self.manifest:
-            return digest([entry.sha256 for entry in self.manifest.shards])
+            masks = [file_sha256(shard.path) for shard in self._mask_shards]
+            return digest([entry.sha256 for entry in self.manifest.shards] + masks)
         return digest([quick_fingerprint(shard.path) for shard in self._shards])
 
     @cached_property
@@ -186,7 +187,9 @@ class LatentStore(Latents):
             self._check_sizes(manifest)
             return manifest
         if (self.path / _PARTIAL).exists():
-            raise UserError(f"{self.path} is unfinished: run the same encode command again, it continues where it stopped")
+            raise UserError(
+                f"{self.path} is unfinished: run the same encode command again, it continues where it stopped"
+            )
         return None
 
     def _check_sizes(self, manifest: StoreManifest) -> None:
@@ -200,7 +203,9 @@ class LatentStore(Latents):
     def _foreign_shards(self) -> list[str]:
         names = sorted(file.name for file in self.path.glob(_PATTERN))
         if not names:
-            raise UserError(f"{self.path} has no {_PATTERN} files: is it a latent store or a LightningDiT feature folder?")
+            raise UserError(
+                f"{self.path} has no {_PATTERN} files: is it a latent store or a LightningDiT feature folder?"
+            )
         return names
 
     def _check_shards(self) -> bool:
@@ -213,7 +218,9 @@ class LatentStore(Latents):
             first = self._shards[0]
             mine, other = shard.shapes["latents"], first.shapes["latents"]
             if mine[1:] != other[1:] or shard.dtype("latents") != first.dtype("latents"):
-                raise UserError(f"{shard.path} holds latents {list(mine)}, {first.path.name} holds {list(other)}: they must agree")
+                raise UserError(
+                    f"{shard.path} holds latents {list(mine)}, {first.path.name} holds {list(other)}: they must agree"
+                )
             if len(mine) not in (3, 4) or 0 in mine:
                 raise UserError(f"{shard.path}: latents must be [n,c,h,w] or [n,l,c] and not empty, got {list(mine)}")
         return len(self._shards[0].shapes["latents"]) == 3
@@ -274,7 +281,11 @@ class StoreWriter:
         self._buffered = 0
 
     def append(
-        self, latents: Tensor, labels: np.ndarray | None = None, codes: Tensor | None = None, masks: Tensor | None = None
+        self,
+        latents: Tensor,
+        labels: np.ndarray | None = None,
+        codes: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> None:
         """Add the next images: latents [b,c,h,w] or [b,l,c], labels [b], codes [b,h,w] or [b,l], masks bool [b,H,W].
 

@@ -2,9 +2,42 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+
+from latentlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What a user asked of a data source; the fields are those of `latentlab.data.open_data`.
+
+    Attributes:
+        source: as the user wrote it; becomes the name of the image set.
+        argument: what follows the first colon of ``source``.
+    """
+
+    source: str
+    argument: str = ""
+    image_size: int | None = None
+    limit: int | None = None
+    masks: str | None = None
+    skip_bad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("image_size", 1), ("limit", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+
+    def refuse_masks(self, remedy: str) -> None:
+        """Raise `UserError` when masks were asked of a source that takes none."""
+        if self.masks is not None:
+            raise UserError(f"{self.source} takes no mask folder: {remedy}")
 
 
 class ImageSet(ABC):
@@ -38,8 +71,15 @@ class ImageSet(ABC):
         """Return the foreground masks at ``indices``, bool [b,H,W]."""
         raise NotImplementedError(f"{self.name} has no masks")
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, images) for all images in order, ``size`` at a time."""
-        for start in range(0, self.n, size):
-            indices = np.arange(start, min(start + size, self.n))
-            yield indices, self.images(indices)
+    def batches(self, size: int, first: int = 0) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield (indices, images) from image ``first`` on in order, ``size`` at a time; the next batch is read meanwhile."""
+        parts = [np.arange(start, min(start + size, self.n)) for start in range(first, self.n, size)]
+        if not parts:
+            return
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = reader.submit(self.images, parts[0])
+            for i, part in enumerate(parts):
+                images = ahead.result()
+                if i + 1 < len(parts):
+                    ahead = reader.submit(self.images, parts[i + 1])
+                yield part, images

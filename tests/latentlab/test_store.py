@@ -137,7 +137,9 @@ def test_lightningdit_folder_is_read_as_it_is(tmp_path: Path) -> None:
     latents = torch.randn(11, 4, 2, 2)
     for shard, part in enumerate((slice(0, 6), slice(6, 11))):
         tensors = {"latents": latents[part], "latents_flip": latents[part].flip(3), "labels": torch.arange(11)[part]}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / f"latents_rank00_shard{shard:03d}.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, tmp_path / f"latents_rank00_shard{shard:03d}.safetensors"
+        )
     torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)}, tmp_path / "latents_stats.pt")
     store = LatentStore(tmp_path)
     assert store.n == 11 and store.spec is None and not store.has_codes

@@ -1,0 +1,42 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types check weights scores bench clean
+
+demo: $(READY)  ## measure the embedded IBQ tokenizer on Fashion-MNIST
+	$(BIN)/latentlab analyze --tokenizer ibq
+
+test: $(READY)  ## the whole test suite: two processes of one thread beat one of two
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+weights: $(READY)  ## train the embedded tokenizers anew, two at a time (about 3 hours on 2 cores)
+	$(BIN)/python -m latentlab.tokenizers.embedded train
+
+scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
+	$(BIN)/python -m latentlab.tokenizers.embedded scores
+
+bench: $(READY)  ## every speed and memory claim, ours beside the peer
+	for file in viv sec lnc gmm; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'latentlab needs Python 3.11 or newer: make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

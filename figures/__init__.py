@@ -1,0 +1,1 @@
+"""One file per figure: each has one function ``draw(...)`` from tables and arrays to a figure, and computes nothing."""

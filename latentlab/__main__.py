@@ -1,0 +1,5 @@
+"""``python -m latentlab`` is ``latentlab``."""
+
+from latentlab.cli.main import run
+
+run()

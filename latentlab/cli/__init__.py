@@ -1,0 +1,1 @@
+"""The command line: `main` puts the commands together, each lives in a file of its own."""

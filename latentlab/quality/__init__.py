@@ -1,0 +1,1 @@
+"""How good images are: reconstructions against originals, and generated sets against real ones."""

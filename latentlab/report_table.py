@@ -1,0 +1,85 @@
+"""The results of an analysis for reading: a table for the terminal and a short Markdown summary."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from latentlab.files import write_text
+from latentlab.measurement import Interval, Measurement
+from latentlab.results import Results
+
+_EASIER = {"lower": "lower", "higher": "higher", "none": "-"}
+_COLUMNS = ("measurement", "value", "95 % interval", "easier", "n", "variant")
+_PLAIN_WIDTH = 160
+
+
+def print_results(results: Results, file: TextIO | None = None) -> None:
+    """Print table, warnings and refusals to ``file`` (default: stdout); plain text unless it is a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, width=None if file.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    table = Table(title=_heading(results), title_justify="left")
+    for column in _COLUMNS:
+        right = column in ("value", "95 % interval", "n")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "variant")
+    for row in _rows(results.measurements):
+        table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else None)
+    console.print(table)
+    for line in _remarks(results):
+        console.print(Text(line))
+
+
+def write_summary(results: Results, folder: Path) -> None:
+    """Write ``summary.md`` with the table, remarks and figures into ``folder``, atomically."""
+    lines = [f"# {results.title}", "", _heading(results), ""]
+    lines += [_markdown_row(_COLUMNS), _markdown_row(["---"] * len(_COLUMNS))]
+    lines += [_markdown_row(row) for row in _rows(results.measurements)]
+    lines += ["", *(f"* {_escape(line)}" for line in _remarks(results)), ""]
+    lines += [f"![{Path(figure).stem}]({figure})" for figure in results.figures if figure.endswith(".png")]
+    write_text(folder / "summary.md", "\n".join(lines).rstrip() + "\n")
+
+
+def _heading(results: Results) -> str:
+    shape = " x ".join(map(str, results.latents["shape"]))
+    return f"{results.title}: {results.latents['n']:,} latents of {shape}, seed {results.seed}"
+
+
+def _rows(measurements: Sequence[Measurement]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each measurement and, indented below it, of its companions."""
+    for m in measurements:
+        yield m.name, number(m.value), _interval(m.interval), _EASIER[m.direction], f"{m.n:,}", m.variant
+        for name, estimate in m.companions.items():
+            yield f"  {name}", number(estimate.value), _interval(estimate.interval), "", "", ""
+
+
+def _remarks(results: Results) -> list[str]:
+    """Return warnings, refusals and notes, one line each."""
+    lines = [f"{m.name}: {warning}" for m in results.measurements for warning in m.warnings]
+    lines += [f"{name}: not measured: {reason}" for name, reason in results.refused.items()]
+    if results.skipped_images:
+        shown = ", ".join(results.skipped_images[:3])
+        more = ", ..." if len(results.skipped_images) > 3 else ""
+        lines.append(f"{len(results.skipped_images)} unreadable images were left out: {shown}{more}")
+    return lines + list(results.notes)
+
+
+def number(value: float) -> str:
+    """Return ``value`` with four significant digits."""
+    return f"{value:.4g}" if math.isfinite(value) else "-"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{number(interval[0])} .. {number(interval[1])}"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,74 @@
+"""State dicts as they are published -> the parameters of one module, or one error that lists all that does not fit."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from latentlab.errors import UserError
+
+UNUSED = ("loss.", "model_ema.loss", "foundation_model.", "linear_proj.")
+"""Key prefixes of what only training needs: perceptual network, discriminator, aligned foundation model."""
+
+EMA = "model_ema."
+EMA_BOOKKEEPING = ("decay", "num_updates")
+_SHOWN = 3
+
+
+def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str) -> None:
+    """Copy ``state`` into ``module``, whose parameter names are the published ones.
+
+    Args:
+        module: receives every one of its parameters, in its own dtype.
+        state: key -> tensor, without wrapper.
+        ema: take the averaged weights when the file has them, as the authors' own evaluation does.
+        source: what the error calls the file.
+
+    Raises:
+        UserError: anything is missing, left over or of another shape; lists the first few and says how many.
+    """
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith(UNUSED)}
+    raw = {key: tensor for key, tensor in kept.items() if not key.startswith(EMA)}
+    averaged = {key: tensor for key, tensor in kept.items() if key.startswith(EMA)}
+    chosen = rename_ema(averaged, module.state_dict()) if ema and averaged else raw
+    problems = misfits(chosen, module.state_dict())
+    if problems:
+        raise UserError(
+            f"{source} does not fit the architecture: {'; '.join(problems)}. "
+            "Give the file that belongs to this tokenizer, or the fields of architecture that differ"
+        )
+    module.load_state_dict(chosen)
+
+
+def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Return averaged weights under the module's own names; what belongs to none of them keeps its key.
+
+    Lightning's EMA copies are stored under the parameter's name with every dot removed, which cannot be undone without
+    knowing the names: ``model_ema.encoderconv_inweight`` is ``encoder.conv_in.weight``.
+    """
+    squashed: dict[str, str] = {}
+    for name in names:
+        key = EMA + name.replace(".", "")
+        if key in squashed:
+            raise RuntimeError(f"'{name}' and '{squashed[key]}' have the same name in the EMA weights")
+        squashed[key] = name
+    bookkeeping = {EMA + name for name in EMA_BOOKKEEPING}
+    return {squashed.get(key, key): tensor for key, tensor in averaged.items() if key not in bookkeeping}
+
+
+def misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Describe what ``state`` lacks, has too much, or has in another shape; one entry per kind, empty when it fits."""
+    reshaped = [
+        f"{key} is {list(state[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    found = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": reshaped,
+    }
+    return [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in found.items() if keys]
+
+
+def _first(items: list[str]) -> str:
+    return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")

@@ -1,0 +1,183 @@
+"""Encoding images into a store: what is stored, resume, reuse, independence of the batch size, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latentlab import UserError, open_data
+from latentlab import store as store_module
+from latentlab.data import ImageSet
+from latentlab.encoding import (
+    cached_store_path,
+    default_batch_size,
+    encode_images,
+    open_tokenizer,
+    slug,
+    store_request,
+    to_unit_range,
+)
+from latentlab.tokenizers import build_tokenizer
+
+TINY = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4, "resolution": 32, "attn_resolutions": ()}
+
+
+def tiny(quantizer: str = "none", seed: int = 0):
+    torch.manual_seed(seed)
+    return build_tokenizer({**TINY, "quantizer": quantizer, **({"n_embed": 16} if quantizer == "ibq" else {})}).eval()
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return open_data("fashion:test", limit=23)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_SHARD_IMAGES", 7)
+
+
+def test_store_holds_what_the_tokenizer_gives(images: ImageSet, tmp_path: Path) -> None:
+    tokenizer = tiny()
+    store = encode_images(tokenizer, images, tmp_path / "a store", batch_size=5)
+    everything = np.arange(images.n)
+    direct = tokenizer.encode(images.images(everything).float() / 127.5 - 1)
+    assert torch.allclose(store.take(everything), direct, atol=1e-5)
+    assert np.array_equal(store.labels, images.labels)
+    assert torch.equal(store.masks(everything), images.masks(everything))
+    assert store.class_names == images.class_names and store.spec == tokenizer.spec and not store.has_codes
+
+
+def test_discrete_latents_are_the_entries_their_codes_name(images: ImageSet, tmp_path: Path) -> None:
+    tokenizer = tiny("ibq")
+    store = encode_images(tokenizer, images, tmp_path / "store")
+    codes = store.codes(slice(None))
+    assert torch.equal(codes, tokenizer.indices(to_unit_range(images.images(np.arange(images.n)))))
+    assert torch.equal(store.take(slice(None)), tokenizer.codebook[codes].permute(0, 3, 1, 2))
+
+
+def test_batch_size_does_not_matter(images: ImageSet, tmp_path: Path) -> None:
+    stores = [encode_images(tiny(), images, tmp_path / str(size), batch_size=size) for size in (1, 6, 64)]
+    for other in stores[1:]:
+        assert torch.allclose(stores[0].take(slice(None)), other.take(slice(None)), atol=1e-5)
+        assert np.array_equal(stores[0].labels, other.labels)
+
+
+
+def count(tokenizer, monkeypatch: pytest.MonkeyPatch, break_after: int | None = None) -> list[int]:
+    """Note how many images each call encodes; raise KeyboardInterrupt in the call after ``break_after`` of them."""
+    seen: list[int] = []
+    encode = type(tokenizer).encode
+
+    def counted(images: Tensor, **options: object) -> Tensor:
+        if len(seen) == break_after:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return encode(tokenizer, images, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", counted)
+    return seen
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_interrupted_run_continues_identically(
+    sample: bool, images: ImageSet, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"batch_size": 5, "sample": sample, "seed": 3}
+    whole = encode_images(tiny("kl"), images, tmp_path / "whole", **options)
+    tokenizer = tiny("kl")
+    count(tokenizer, monkeypatch, break_after=3)  # 15 images: two shards of 7, and one image that is lost
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(tokenizer, images, tmp_path / "broken", **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(store_module, "_SHARD_IMAGES", 7)
+    seen = count(tokenizer, monkeypatch)
+    continued = encode_images(tokenizer, images, tmp_path / "broken", **options)
+    assert sum(seen) == images.n - 10  # the batch that holds image 14 is made again
+    assert torch.equal(continued.take(slice(None)), whole.take(slice(None)))
+    assert continued.fingerprint == whole.fingerprint
+
+
+def test_finished_store_is_reused_until_something_changes(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny()
+    first = encode_images(tokenizer, images, tmp_path / "store")
+    seen = count(tokenizer, monkeypatch)
+    assert encode_images(tokenizer, images, tmp_path / "store").fingerprint == first.fingerprint and not seen
+    encode_images(tokenizer, images, tmp_path / "store", dtype="float16")
+    assert sum(seen) == images.n
+    encode_images(tokenizer, open_data("fashion:test", limit=22), tmp_path / "store")
+    assert sum(seen) == images.n + 22
+
+
+def test_sampling_depends_on_the_seed_only(images: ImageSet, tmp_path: Path) -> None:
+    def encoded(name: str, **options: object) -> Tensor:
+        return encode_images(tiny("kl"), images, tmp_path / name, **options).take(slice(None))
+
+    assert torch.equal(encoded("a", sample=True, seed=1), encoded("b", sample=True, seed=1))
+    assert not torch.equal(encoded("a", sample=True, seed=1), encoded("c", sample=True, seed=2))
+    assert torch.equal(encoded("d", seed=1), encoded("e", seed=2))  # the mode needs no seed
+
+
+def test_cache_folder_names_weights_data_and_precision(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTLAB_HOME", "/somewhere")
+    path = cached_store_path(tiny(), images)
+    assert path.parent == Path("/somewhere/stores") and path.name.startswith("custom-fashion-test-")
+    assert path == cached_store_path(tiny(), images)
+    others = [
+        cached_store_path(tiny(seed=1), images),
+        cached_store_path(tiny(), images, "float16"),
+        cached_store_path(tiny(), open_data("fashion:test", limit=24)),
+    ]
+    assert len({path, *others}) == 4
+
+
+def test_request_is_json_and_tells_weights_apart(images: ImageSet) -> None:
+    first, same, other = (store_request(tiny(seed=seed), images) for seed in (0, 0, 1))
+    assert first == same and first["weights"] != other["weights"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fashion:test", "fashion-test"),
+        ("imagefolder:/data/my val", "imagefolder-my-val"),
+        ("parquet:a/*.parquet", "parquet-.parquet"),
+        ("../..", "unnamed"),
+    ],
+)
+def test_slug_is_a_safe_file_name(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+def test_default_batch_fits_the_image_size() -> None:
+    assert default_batch_size(32, "cpu") == 128 and default_batch_size(256, "cpu") == 2
+    assert default_batch_size(4096, "cpu") == 1 and default_batch_size(256, torch.device("cuda:0")) == 32
+
+
+def test_unit_range_reaches_both_ends() -> None:
+    assert to_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_refusals(images: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch size must be at least 1, got 0"):
+        encode_images(tiny(), images, tmp_path / "x", batch_size=0)
+    with pytest.raises(UserError, match="dtype must be one of"):
+        encode_images(tiny(), images, tmp_path / "x", dtype="int8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file"):
+        encode_images(tiny(), images, tmp_path / "file")
+    with pytest.raises(UserError, match=r"unknown tokenizer 'ibk'.* Did you mean ibq"):
+        open_tokenizer("ibk", "fashion:test")
+
+
+def test_broken_weights_are_noticed_while_encoding(images: ImageSet, tmp_path: Path) -> None:
+    tokenizer = tiny()
+    with torch.no_grad():
+        next(tokenizer.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        encode_images(tokenizer, images, tmp_path / "store")
+    assert not (tmp_path / "store" / "store.json").exists()

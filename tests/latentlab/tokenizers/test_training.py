@@ -1,0 +1,185 @@
+"""The tokenizer trainer: it learns, resumes bit by bit after kill -9, stops cleanly, and names what is wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from latentlab.errors import UserError
+from latentlab.tokenizers import load_tokenizer
+from latentlab.tokenizers.config import CONFIGS, load_config
+from latentlab.tokenizers.training import Trainer, learning_rate, train
+
+TINY = {
+    "name": "ibq",
+    "release": "tiny",
+    "architecture": {
+        "quantizer": "ibq", "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [],
+        "resolution": 32, "z_channels": 4, "embed_dim": 4, "n_embed": 16,
+    },
+    "data": {"train": "fashion:test", "validation": "fashion:test", "limit": 40},
+    "loss": {"l1": 1.0, "commitment": 1.0, "codebook": 0.25, "entropy": 0.05},
+    "optimiser": {"steps": 8, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 2},
+    "log_every": 1, "validate_every": 8, "checkpoint_every": 2, "validation_images": 8, "export_dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    return file
+
+
+def lines(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kill_after", [2, 4])
+def test_a_killed_run_ends_with_the_same_bits(config_file: Path, tmp_path: Path, kill_after: int) -> None:
+    config = load_config(config_file)
+    straight = train(config, tmp_path / "straight", device="cpu")
+    killed = tmp_path / "killed run"
+    script = (
+        "import sys, os, signal; from pathlib import Path; from latentlab.tokenizers import training as t; "
+        "config = t.TrainConfig.model_validate_json(sys.argv[1]); trainer = t.Trainer(config, Path(sys.argv[2]), t.torch.device('cpu'));"
+        "torch = t.torch; torch.set_num_threads(1); before = t.Trainer.train_step\n"
+        "def step(self):\n"
+        "    if self.step > int(sys.argv[3]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return before(self)\n"
+        "t.Trainer.train_step = step; trainer.run()"
+    )
+    command = [sys.executable, "-c", script, config.model_dump_json(), str(killed), str(kill_after)]
+    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert lines(killed)[-1]["step"] == kill_after + 1
+    resumed = train(config, killed, device="cpu")
+    assert resumed.read_bytes() == straight.read_bytes()
+    assert [{k: v for k, v in line.items() if k != "seconds_per_step"} for line in lines(killed)] == [
+        {k: v for k, v in line.items() if k != "seconds_per_step"} for line in lines(tmp_path / "straight")
+    ]
+
+
+def test_sigterm_saves_and_the_next_call_finishes(config_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "latentlab.cli.main", "train", "tokenizer", "--config", str(config_file),
+        "--set", "optimiser.steps=100000", "--set", "checkpoint_every=100000", "--out", str(out), "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, -signal.SIGTERM)
+    assert "the same command continues" in errors and "Traceback" not in errors
+    saved = list((out / "checkpoints").glob("*.safetensors"))
+    assert len(saved) == 1
+
+
+def test_training_lowers_the_loss_and_the_weights_load(config_file: Path, tmp_path: Path) -> None:
+    overrides = ["optimiser.steps=40", "optimiser.learning_rate=0.003", "loss.entropy=0", "validate_every=40"]
+    weights = train(load_config(config_file, overrides), tmp_path / "run", device="cpu")
+    history = [line["l1"] for line in lines(tmp_path / "run") if "l1" in line]
+    assert sum(history[-5:]) < 0.6 * sum(history[:5])
+    tokenizer = load_tokenizer("ibq", weights=weights)
+    assert tokenizer.spec.codebook_size == 16 and tokenizer.spec.release == "tiny"
+    images = torch.zeros(2, 3, 32, 32)
+    assert tokenizer.decode(tokenizer.encode(images)).shape == images.shape
+    assert (tmp_path / "run" / "reconstructions" / "step_00000040.png").stat().st_size > 0
+
+
+def test_the_average_is_what_is_exported(config_file: Path, tmp_path: Path) -> None:
+    trainer = Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
+    expected = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for step in range(3):
+        trainer.train_step()
+        decay = min(0.999, (2 + step) / (11 + step))
+        current = trainer.model.state_dict()
+        expected = {name: decay * value + (1 - decay) * current[name] for name, value in expected.items()}
+    exported = load_file(trainer.export())
+    for name, value in expected.items():
+        torch.testing.assert_close(exported[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_an_infinite_loss_stops_and_keeps_the_last_good_checkpoint(config_file: Path, tmp_path: Path) -> None:
+    trainer = Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
+    trainer.train_step()
+    saved = trainer.save()
+    good = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        trainer.model.decoder.conv_out.bias.fill_(float("nan"))
+        before = trainer.model.decoder.conv_in.weight.clone()
+    with pytest.raises(UserError, match=r"not finite at step 1 \(l1\).*step_00000001"):
+        trainer.train_step()
+    assert torch.equal(trainer.model.decoder.conv_in.weight, before)
+    again = Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
+    assert saved.exists() and again.step == 1
+    assert torch.equal(again.model.state_dict()["decoder.conv_out.bias"], good["decoder.conv_out.bias"])
+
+
+def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
+    Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
+    with pytest.raises(UserError, match="another configuration"):
+        Trainer(load_config(config_file, ["seed=1"]), tmp_path / "run", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [file.stem.partition("_")[0] for file in sorted(CONFIGS.glob("*.yaml"))])
+def test_shipped_configurations_take_a_step_with_every_term(name: str, tmp_path: Path) -> None:
+    config = load_config(name, ["optimiser.batch_size=2", "data.limit=20"])
+    terms = Trainer(config, tmp_path / "run", torch.device("cpu")).train_step()
+    wanted = {key for key, weight in config.loss.model_dump().items() if weight and not key.startswith("perceptual_")}
+    assert set(terms) == wanted | {"loss"}
+
+
+def test_bfloat16_stays_close_to_float32(config_file: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        config = load_config(config_file, [f"precision={precision}"])
+        losses.append(float(Trainer(config, tmp_path / precision, torch.device("cpu")).train_step()["l1"]))
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02 * losses[0]
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    schedule = load_config("ae", ["optimiser.steps=100", "optimiser.warmup_steps=10"]).optimiser
+    rates = [learning_rate(schedule, step) for step in range(100)]
+    assert rates[0] == pytest.approx(schedule.learning_rate / 10)
+    assert rates[10] == max(rates) == schedule.learning_rate
+    assert rates[55] == pytest.approx((schedule.learning_rate + schedule.final_learning_rate) / 2)
+    assert rates[-1] < 2 * schedule.final_learning_rate
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.steps=0", "optimiser.steps: Input should be greater than 0"),
+        ("optimiser.step=5", "optimiser.step: Extra inputs are not permitted"),
+        ("loss=3", "loss: Input should be"),
+        ("loss.l1", "expects KEY=VALUE"),
+        ("name.x=1", "'name' is not a table"),
+        ("seed=[", "not a YAML value"),
+    ],
+)
+def test_bad_overrides_are_named(config_file: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        load_config(config_file, [override])
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean ibq"):
+        load_config("ibqq")
+    with pytest.raises(UserError, match="no configuration file"):
+        load_config(tmp_path / "absent.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="must hold a table"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not a readable YAML"):
+        load_config(tmp_path / "broken.yaml")
