@@ -53,3 +53,17 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, seed: int =
     means = bootstrap_means(np.stack([numerators, denominators], axis=1), seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         return percentile_interval(means[:, 0] / means[:, 1])
+
+
+def level_mean_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
+    """Return the bootstrap interval of the mean of ``values`` [n] that take few levels (0 and 1, fractions of k).
+
+    Resampling n units with replacement and counting the units at each level is one multinomial draw over the levels, so
+    this is the bootstrap of `mean_interval` in a thousandth of its time. None for fewer than 2 values.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    levels, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    resampled = np.random.default_rng(seed).multinomial(n, counts / n, size=REPLICATES)
+    return percentile_interval(resampled @ levels / n)

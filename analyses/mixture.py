@@ -30,6 +30,9 @@ COVARIANCES: tuple[Covariance, ...] = ("full", "diag", "tied")
 FEATURE_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Size of the feature matrix of one chunk: about the last-level cache on a CPU, enough to fill a GPU."""
 
+LEAST_WIDTH = 512
+"""Chunks have at least this many points, below which the calls cost more than the arithmetic."""
+
 START_ROWS = 20_000
 """Random starts are looked for on at most this many points (or 20 per component)."""
 
@@ -268,7 +271,7 @@ def _feature_chunks(points: Points, mixture: Mixture) -> Iterator[Tensor]:
     shift = _centre(mixture)
     device, d, diagonal = shift.device, points.d, mixture.covariance == "diag"
     p = 1 + d + (d if diagonal else d * (d + 1) // 2)
-    width = max(64, FEATURE_BYTES["cpu" if device.type == "cpu" else "cuda"] // (8 * p))
+    width = max(LEAST_WIDTH, FEATURE_BYTES["cpu" if device.type == "cpu" else "cuda"] // (8 * p))
     buffer = torch.empty(p, min(width, points.n), dtype=torch.float64, device=device)
     for chunk in points.chunks():
         for part in chunk.split(width):

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from figures.columns import Details, column
-from figures.style import SEQUENTIAL, fit, require, themed
+from figures.style import GREY, SEQUENTIAL, fit, require, themed
 from latentlab.errors import UserError
 
 _ACROSS = 4
@@ -37,7 +37,7 @@ def draw(tokenizers: Mapping[str, Details], rho: Sequence[float] = (0.25, 0.5)) 
     maps = {name: column(details, "energy", ndim=2) for name, details in tokenizers.items()}
     scale = _colour_scale(maps)
     rows, across = -(-len(maps) // _ACROSS), min(len(maps), _ACROSS)
-    figure = Figure(figsize=(3.7 * across + 1.3, 4.2 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(3.7 * across + 1.3, 4.0 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, across, squeeze=False)
     for axes in grid.flat[len(maps) :]:
         axes.remove()
@@ -50,6 +50,7 @@ def draw(tokenizers: Mapping[str, Details], rho: Sequence[float] = (0.25, 0.5)) 
     bar = figure.colorbar(image, ax=grid[:, :across], extend="min" if below else "neither", shrink=0.8)
     bar.set_label("share of energy")
     figure.suptitle("Energy per spatial frequency of the latents", weight="bold", size=12)
+    figure.supxlabel("the less energy beyond a line (SEC), the easier to learn", size=9.5, color=GREY)
     return figure
 
 
@@ -66,16 +67,12 @@ def _dress(axes: Axes, name: str) -> None:
     axes.set(xlabel="horizontal frequency v", ylabel="vertical frequency u")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.annotate(
-        "DC",
-        (0, -0.5),
-        (0, 9),
-        textcoords="offset points",
-        ha="center",
-        size=9,
-        arrowprops={"arrowstyle": "-", "lw": 0.8},
-    )
-    axes.set_title("\n".join(wrap(fit(name), 40)), size=10, pad=24, parse_math=False)
+    _above(axes, "DC", (0, -0.5))
+    axes.set_title("\n".join(wrap(fit(name), 48)), size=10, pad=20, parse_math=False)
+
+
+def _above(axes: Axes, text: str, end: tuple[float, float]) -> None:
+    axes.annotate(text, end, (0, 4), textcoords="offset points", ha="center", va="bottom", size=9)
 
 
 def _threshold(axes: Axes, shape: tuple[int, ...], rho: float) -> None:
@@ -85,13 +82,8 @@ def _threshold(axes: Axes, shape: tuple[int, ...], rho: float) -> None:
     left, right = max(-0.5, tau - (h - 0.5)), min(w - 0.5, tau + 0.5)
     outline = [withStroke(linewidth=3.5, foreground="black")]
     axes.plot([left, right], [tau - left, tau - right], color="white", linewidth=1.6, path_effects=outline)
-    middle = (left + right) / 2
-    axes.annotate(
-        f"ρ = {rho:g}",
-        (middle, tau - middle),
-        (6, -2),
-        textcoords="offset points",
-        color="white",
-        size=9,
-        path_effects=outline,
-    )
+    end = (right, tau - right)
+    if tau + 0.5 <= w - 0.5:
+        _above(axes, f"ρ = {rho:g}", end)
+    else:
+        axes.annotate(f"ρ = {rho:g}", end, (4, 0), textcoords="offset points", va="center", size=9)

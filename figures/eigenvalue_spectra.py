@@ -29,29 +29,22 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
     """
     require(tokenizers, "tokenizer")
     figure, axes = panel()
-    several = len(tokenizers) > 1
-    floor = np.inf
+    ends: list[float] = []
     for index, (name, details) in enumerate(tokenizers.items()):
         ranks, eigenvalues = columns(details, "ranks", "eigenvalues")
-        floor = min(floor, _lowest(name, eigenvalues))
-        axes.plot(
-            ranks / ranks[-1],
-            np.where(eigenvalues > 0, eigenvalues, np.nan),
-            label=name if several else None,
-            **look(index),
-        )
-    axes.set(
-        xlim=(0, 1), yscale="log", xlabel="rank / number of dimensions", ylabel="eigenvalue of the class covariance"
-    )
-    if floor < axes.get_ylim()[1]:
-        axes.set_ylim(bottom=floor / 1.5)
-    heading(axes, "Covariance eigenvalues", tokenizers, "a steep fall means few directions carry the variance")
+        ends += _ends(name, eigenvalues)
+        label = name if len(tokenizers) > 1 else None
+        axes.plot(ranks / ranks[-1], np.where(eigenvalues > 0, eigenvalues, np.nan), label=label, **look(index))
+    axes.set(xlim=(0, 1), xlabel="rank / number of dimensions", ylabel="eigenvalue (mean over classes)")
+    axes.set(yscale="log", ylim=(min(ends) / 1.5, max(ends) * 1.5))
+    heading(axes, "Covariance eigenvalues", tokenizers, "a steep fall means that few directions carry the variance")
     legend(figure, axes.get_lines())
     return figure
 
 
-def _lowest(name: str, eigenvalues: np.ndarray) -> float:
-    """Return the smallest eigenvalue that is not a rounding error."""
-    if not np.nanmax(eigenvalues, initial=0.0) > 0:
+def _ends(name: str, eigenvalues: np.ndarray) -> tuple[float, float]:
+    """Return the smallest eigenvalue that is not a rounding error, and the largest."""
+    top = float(np.nan_to_num(eigenvalues).max())
+    if top <= 0:
         raise UserError(f"no covariance eigenvalue of '{name}' is positive: its latents are constant")
-    return float(eigenvalues[eigenvalues > _FLOOR * np.nanmax(eigenvalues)].min())
+    return float(eigenvalues[eigenvalues > _FLOOR * top].min()), top

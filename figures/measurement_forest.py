@@ -32,14 +32,15 @@ def draw(results: Mapping[str, Mapping[str, Measurement]]) -> Figure:
     require(names, "measurement")
     rows, across = -(-len(names) // _ACROSS), min(len(names), _ACROSS)
     height = 1.2 + 0.34 * len(results)
-    figure = Figure(figsize=(1.6 + 2.9 * across, height * rows + 0.3), layout="constrained")
-    grid = figure.subplots(rows, across, squeeze=False, sharey=True)
+    figure = Figure(figsize=(1.6 + 2.9 * across, height * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, across, squeeze=False, sharey=True, gridspec_kw={"wspace": 0.08, "hspace": 0.12})
     for axes, name in zip(grid.flat, names, strict=False):
         _panel(axes, name, [measured.get(name) for measured in results.values()])
     for axes in grid.flat[len(names) :]:
         axes.remove()
     grid[0, 0].set_yticks(range(len(results)), list(results))
     grid[0, 0].set_ylim(len(results) - 0.5, -0.5)
+    figure.suptitle("Tokenizers side by side (bars: 95 % intervals)", weight="bold", size=12)
     return figure
 
 

@@ -38,7 +38,7 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
         tokenizers,
         "lower, and reached with fewer components, is easier",
     )
-    legend(figure, _key(tokenizers))
+    legend(figure, _key(tokenizers), handlelength=2.6)
     return figure
 
 
@@ -49,7 +49,7 @@ def _shared_dims(tokenizers: Mapping[str, Details]) -> int:
         raise UserError(
             f"likelihoods compare only at equal dimension, got {listed}: measure gmm again with the same dims"
         )
-    return int(next(iter(dims.values())))
+    return int(next(iter(tokenizers.values()))["dims"])
 
 
 def _curves(axes: Axes, details: Details, shade: str) -> None:
@@ -61,11 +61,12 @@ def _curves(axes: Axes, details: Details, shade: str) -> None:
             axes.plot(k[of], nll[of], linestyle="none", marker=marker, color=shade, markerfacecolor=face, zorder=3)
     if np.isfinite(bic).any():
         best = int(np.nanargmin(bic))
-        axes.plot(k[best], heldout[best], **_star(shade), zorder=4)
+        axes.plot(k[best], heldout[best], **_star(shade, filled=bool(converged[best])), zorder=4)
 
 
-def _star(shade: str) -> dict[str, Any]:
-    return {"linestyle": "none", "marker": "*", "markersize": 17, "color": shade, "markeredgecolor": "white"}
+def _star(shade: str, filled: bool = True) -> dict[str, Any]:
+    face = shade if filled else "white"
+    return {"linestyle": "none", "marker": "*", "markersize": 17, "color": shade, "markerfacecolor": face}
 
 
 def _component_axis(axes: Axes, components: np.ndarray) -> None:
@@ -91,7 +92,7 @@ def _key(tokenizers: Mapping[str, Details]) -> list[Line2D]:
     entries += [
         Line2D([], [], color=shade, marker="o", label="held-out images"),
         Line2D([], [], color=shade, marker="s", linestyle="dashed", label="training images"),
-        Line2D([], [], label="fewest bits (BIC)", **_star(shade)),
+        Line2D([], [], label="lowest BIC", **_star(shade)),
     ]
     if not all(columns(details, "converged")[0].all() for details in tokenizers.values()):
         entries.append(

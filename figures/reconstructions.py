@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import SEQUENTIAL, themed
+from figures.style import SEQUENTIAL, fit, themed
 from latentlab.errors import UserError
 
 _ROWS = ("original", "reconstruction", "|difference|")
@@ -43,7 +43,7 @@ def draw(
     if class_names is not None and len(class_names) != len(first):
         raise UserError(f"class_names must have one entry per image: got {len(class_names)} for {len(first)} images")
     difference = np.abs(first - second).mean(axis=-1)
-    figure = Figure(figsize=(1.1 * len(first) + 1.6, 4.3 if class_names else 4.0), layout="constrained")
+    figure = Figure(figsize=(max(1.1 * len(first) + 1.6, 5.0), 4.3 if class_names else 4.0), layout="constrained")
     grid = figure.subplots(3, len(first), squeeze=False)
     top = max(float(difference.max()), 1 / 255)
     for column, (x, y, gap) in enumerate(zip(first, second, difference, strict=True)):
@@ -58,7 +58,7 @@ def draw(
         axes.set_title("\n".join(wrap(shorten(text, 26, placeholder="…"), 13)), size=9)
     bar = figure.colorbar(scale, ax=grid[2, :], aspect=8, pad=0.01)
     bar.set_label("share of\npixel range", size=9)
-    figure.suptitle(f"Reconstructions: {name}" if name else "Reconstructions", weight="bold", size=12)
+    figure.suptitle(f"Reconstructions: {fit(name, 60)}" if name else "Reconstructions", weight="bold", size=12)
     return figure
 
 

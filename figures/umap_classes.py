@@ -39,11 +39,12 @@ def draw(
     if labels is not None and not many:
         legend(figure, axes.get_lines(), markerscale=2.2, handletextpad=0.2)
     axes.grid(False)
+    axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     about = "coloured by class" if labels is not None else "no labels"
     if many:
         about = f"{len(shown)} classes, too many to name: colours repeat"
-    heading(axes, "Latents in two dimensions", [name] if name else [], f"{about}; distances between groups mean little")
+    heading(axes, "UMAP of the latents", [name] if name else [], f"{about}; distances between groups mean little")
     return figure
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from figures.columns import Details, columns
-from figures.style import heading, legend, look, panel, require, themed
+from figures.style import colour, heading, legend, look, panel, require, themed
 
 
 @themed
@@ -22,22 +22,19 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
     """
     require(tokenizers, "tokenizer")
     figure, axes = panel()
-    several = len(tokenizers) > 1
     for index, (name, details) in enumerate(tokenizers.items()):
         t, curve = columns(details, "t", "curve")
-        axes.plot(t, curve, label=name if several else None, **look(index))
-        if details.get("curve_low") is not None and details.get("curve_high") is not None:
+        axes.plot(t, curve, label=name if len(tokenizers) > 1 else None, **look(index))
+        if _has_band(details):
             _, low, high = columns(details, "t", "curve_low", "curve_high")
-            axes.fill_between(t, low, high, color=look(index)["color"], alpha=0.2, linewidth=0)
-    axes.set(
-        xlim=(0, 1), xlabel="flow time t   (0 = noise, 1 = data)", ylabel="irreducible velocity variance\nper dimension"
-    )
+            axes.fill_between(t, low, high, color=colour(index), alpha=0.2, linewidth=0)
+    axes.set(xlim=(0, 1), xlabel="flow time t   (0 = noise, 1 = data)", ylabel="variance per dimension")
     axes.set_ylim(bottom=0)
-    heading(
-        axes,
-        "Velocity a model cannot predict, over flow time",
-        tokenizers,
-        "lower is easier to learn; band: 95 % interval",
-    )
+    band = "; band: 95 % interval" if any(map(_has_band, tokenizers.values())) else ""
+    heading(axes, "Irreducible variance of the velocity", tokenizers, f"lower is easier to learn{band}")
     legend(figure, axes.get_lines())
     return figure
+
+
+def _has_band(details: Details) -> bool:
+    return details.get("curve_low") is not None and details.get("curve_high") is not None

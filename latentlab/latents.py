@@ -18,8 +18,12 @@ from latentlab.errors import UserError
 
 ArrayLike = np.ndarray | Tensor | Sequence[Any]
 
-BATCH_BYTES = 32 << 20
-"""Batches are cut so that one holds about this many bytes: large enough to be fast, small enough not to matter."""
+BATCH_BYTES = 8 << 20
+"""Batches are cut so that one holds about this many bytes: large enough to be fast, small enough not to matter.
+
+Temporaries of 32 MB and more would be several times slower: the C library returns such blocks to the system at once, so that
+every batch pays for fresh pages again.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Latents(ABC):
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
 
     def batches(self, size: int | None = None) -> Iterator[Tensor]:
-        """Yield all latents in order, ``size`` images (default: about 32 MB) at a time."""
+        """Yield all latents in order, ``size`` images (default: about 8 MB) at a time."""
         for part in self.slices(size):
             yield self.take(part)
 
@@ -230,7 +234,8 @@ class ArrayLatents(Latents):
         """Return the masks at ``indices``, bool [b,H,W]."""
         if self._masks is None:
             return super().masks(indices)
-        return self._masks[indices].cpu() > 0
+        chosen = self._masks[indices].cpu()
+        return chosen if chosen.dtype == torch.bool else chosen > 0
 
     def codes(self, indices: np.ndarray | slice) -> Tensor:
         """Return the codes at ``indices``, int64."""

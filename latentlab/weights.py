@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ TIMEOUT = 8.0
 
 _BLOCK = 1 << 20
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+_TORCH_PICKLE = b"\x80\x02"  # torch.save writes pickle protocol 2
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
@@ -181,10 +183,11 @@ def _fetch(file: WeightFile) -> Path:
 
 def _fetch_hub(file: WeightFile, repo: str) -> Path:
     """Download from the Hugging Face hub into a hidden folder, where the hub client keeps what it needs to resume."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     staging = _beside(file, ".hub")
     try:
+        get_hf_file_metadata(hf_hub_url(repo, file.filename), timeout=TIMEOUT)  # the download itself retries for 20 s
         fetched = Path(hf_hub_download(repo, file.filename, local_dir=staging, etag_timeout=TIMEOUT))
     except Exception as error:  # the hub client's errors have no common base
         raise _unreachable(file, error) from error
@@ -324,10 +327,13 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     is_zip = start == b"PK"
     if is_zip:
         _check_archive(path)
-    elif start[:1] != b"\x80":  # every pickle written by torch begins with the PROTO opcode
-        raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint: check the file")
+    elif start != _TORCH_PICKLE:
+        kind = "a plain pickle, which could run code" if start[:1] == _TORCH_PICKLE[:1] else "of an unknown kind"
+        raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint but {kind}: check the file")
     try:
-        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read becomes an error below
+            content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # an unpickler that is fed arbitrary bytes can raise anything
         raise _refusal(path, error) from error
     if not isinstance(content, Mapping):
@@ -361,16 +367,19 @@ def _check_archive(path: Path) -> None:
 
 def _refusal(path: Path, error: Exception) -> UserError:
     """Say which class the restricted unpickler refused, or that the file is damaged."""
-    refused = _REFUSED.search(str(error))
+    reason = str(error).partition("WeightsUnpickler error:")[2] or str(
+        error
+    )  # without torch's advice to load it unsafely
+    refused = _REFUSED.search(reason)
     if refused is None:
-        return _damaged(path, "torch checkpoint", error)
+        return _damaged(path, "torch checkpoint", reason.strip().split("\n")[0] or type(error).__name__)
     return UserError(
         f"{path} is refused: beside tensors it asks for {refused[1]}, which could run code. Use a safetensors file, or have "
         "somebody who trusts its source save only the state dict as safetensors"
     )
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> UserError:
+def _damaged(path: Path, kind: str, error: Exception | str) -> UserError:
     return UserError(f"{path} is not a readable {kind}, or is damaged ({_one_line(error)}): download it again")
 
 
@@ -382,7 +391,7 @@ def _only_tensors(content: Any, where: str) -> "dict[str, Tensor]":
     others = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if others:
         raise UserError(
-            f"{where} is not a state dict: not tensors: {_names(others)}; it holds {_names(content)}. Give key="
+            f"{where} is not a state dict: not tensors: {_names(others)}; give the entry that holds one as key"
         )
     return dict(content)
 

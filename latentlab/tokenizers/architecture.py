@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import first_problem
 
-GROUPS = 32
-"""Groups of every GroupNorm: all widths are multiples of it."""
-
 
 class LDMConfig(BaseModel):
     """Encoder and decoder of latent diffusion and VQGAN (Esser et al. 2021, arXiv 2012.09841; Rombach et al. 2022, 2112.10752).
@@ -26,11 +23,13 @@ class LDMConfig(BaseModel):
         out_ch: channels of the images the decoder makes.
         z_channels: channels between encoder and `quant_conv`.
         double_z: whether the encoder gives a mean and a log-variance.
+        norm_groups: groups of every GroupNorm, 32 in all published models. Narrow ones need fewer: with one channel per group a
+            norm forgets the contrast of the image.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ch: int = Field(default=128, gt=0, multiple_of=GROUPS)
+    ch: int = Field(default=128, gt=0)
     ch_mult: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1)
     num_res_blocks: int = Field(default=2, gt=0)
     attn_resolutions: tuple[int, ...] = (16,)
@@ -40,6 +39,13 @@ class LDMConfig(BaseModel):
     out_ch: int = Field(default=3, gt=0)
     z_channels: int = Field(gt=0)
     double_z: bool = False
+    norm_groups: int = Field(default=32, gt=0)
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> "LDMConfig":
+        if self.ch % self.norm_groups:
+            raise ValueError(f"ch must be a multiple of norm_groups, got {self.ch} and {self.norm_groups}")
+        return self
 
     @property
     def downsampling(self) -> int:

@@ -6,13 +6,13 @@ Esser et al. 2021 (arXiv 2012.09841) and Rombach et al. 2022 (arXiv 2112.10752).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentlab.tokenizers.architecture import GROUPS, LDMConfig
+from latentlab.tokenizers.architecture import LDMConfig
 
 __all__ = ["Decoder", "Encoder", "LDMConfig"]
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, width, eps=1e-6)
+def _norm(width: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, width, eps=1e-6)
 
 
 def _conv3(width_in: int, width_out: int) -> nn.Conv2d:
@@ -22,10 +22,10 @@ def _conv3(width_in: int, width_out: int) -> nn.Conv2d:
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions, each after normalisation and swish, plus the input: [n,width_in,h,w] -> [n,width_out,h,w]."""
 
-    def __init__(self, width_in: int, width_out: int) -> None:
+    def __init__(self, width_in: int, width_out: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(width_in), _conv3(width_in, width_out)
-        self.norm2, self.conv2 = _norm(width_out), _conv3(width_out, width_out)
+        self.norm1, self.conv1 = _norm(width_in, groups), _conv3(width_in, width_out)
+        self.norm2, self.conv2 = _norm(width_out, groups), _conv3(width_out, width_out)
         if width_in != width_out:
             self.nin_shortcut = nn.Conv2d(width_in, width_out, kernel_size=1)
 
@@ -39,9 +39,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Self-attention with one head over all cells, plus the input: [n,c,h,w] -> [n,c,h,w]."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = _norm(width, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, kernel_size=1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,9 +79,10 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the coarsest level."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = ResnetBlock(width, width), AttnBlock(width), ResnetBlock(width, width)
+        self.block_1, self.block_2 = (ResnetBlock(width, width, groups) for _ in range(2))
+        self.attn_1 = AttnBlock(width, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [n,c,h,w]."""
@@ -91,10 +92,11 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution; with ``attention`` each is followed by self-attention."""
 
-    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool) -> None:
+    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool, groups: int) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(width_in if j == 0 else width_out, width_out) for j in range(blocks))
-        self.attn = nn.ModuleList(AttnBlock(width_out) for _ in range(blocks if attention else 0))
+        inputs = [width_in, *[width_out] * (blocks - 1)]
+        self.block = nn.ModuleList(ResnetBlock(before, width_out, groups) for before in inputs)
+        self.attn = nn.ModuleList(AttnBlock(width_out, groups) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [n,width_out,h,w]."""
@@ -108,8 +110,8 @@ class Level(nn.Module):
 class EncoderLevel(Level):
     """A level that ends with a halving of the side, unless it is the last."""
 
-    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool, last: bool) -> None:
-        super().__init__(width_in, width_out, blocks, attention)
+    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool, groups: int, last: bool) -> None:
+        super().__init__(width_in, width_out, blocks, attention, groups)
         self.downsample = nn.Identity() if last else Downsample(width_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +122,8 @@ class EncoderLevel(Level):
 class DecoderLevel(Level):
     """A level that ends with a doubling of the side, unless it is the finest."""
 
-    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool, finest: bool) -> None:
-        super().__init__(width_in, width_out, blocks, attention)
+    def __init__(self, width_in: int, width_out: int, blocks: int, attention: bool, groups: int, finest: bool) -> None:
+        super().__init__(width_in, width_out, blocks, attention, groups)
         self.upsample = nn.Identity() if finest else Upsample(width_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,16 +136,15 @@ class Encoder(nn.Module):
 
     def __init__(self, config: LDMConfig) -> None:
         super().__init__()
-        widths, last = config.widths, len(config.widths) - 1
+        widths, groups, last = config.widths, config.norm_groups, len(config.widths) - 1
         self.conv_in = _conv3(config.in_channels, config.ch)
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[i - 1] if i else config.ch
-            self.down.append(
-                EncoderLevel(before, width, config.num_res_blocks, config.encoder_attention(i), last=i == last)
-            )
-        self.mid = Middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
+            attention = config.encoder_attention(i)
+            self.down.append(EncoderLevel(before, width, config.num_res_blocks, attention, groups, last=i == last))
+        self.mid = Middle(widths[-1], groups)
+        self.norm_out = _norm(widths[-1], groups)
         self.conv_out = _conv3(widths[-1], config.z_channels * (2 if config.double_z else 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -159,15 +160,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: LDMConfig) -> None:
         super().__init__()
-        widths, last = config.widths, len(config.widths) - 1
+        widths, groups, last = config.widths, config.norm_groups, len(config.widths) - 1
         self.conv_in = _conv3(config.z_channels, widths[-1])
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, last)]
-            blocks = config.num_res_blocks + 1
-            self.up.append(DecoderLevel(before, width, blocks, config.decoder_attention(i), finest=i == 0))
-        self.norm_out = _norm(widths[0])
+            blocks, attention = config.num_res_blocks + 1, config.decoder_attention(i)
+            self.up.append(DecoderLevel(before, width, blocks, attention, groups, finest=i == 0))
+        self.norm_out = _norm(widths[0], groups)
         self.conv_out = _conv3(widths[0], config.out_ch)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Tokenizers that can be loaded by name: architecture, releases, weight files, licences, normalisation. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.tokenizers.architecture import read_architecture
+from latentlab.tokenizers.architecture import Architecture, read_architecture
 from latentlab.tokenizers.latent_statistics import VAVAE_MEAN, VAVAE_STD
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
 from latentlab.weights import WeightFile, find_weights
@@ -235,22 +235,25 @@ def zoo_entries() -> list[ZooEntry]:
 
 def _entry(name: str, release: Release) -> ZooEntry:
     path = local_path(name, release)
-    fields = release.architecture
-    if path is not None and release.embedded:
-        header = read_weight_metadata(path)
-        fields = header and header.architecture
-    shape = None if fields is None else read_architecture(fields)
-    return ZooEntry(
-        name=name,
-        release=release.name,
-        kind=shape and shape.quantizer,
-        latent_shape=shape and shape.latent_shape,
-        image_size=shape and shape.resolution,
-        codebook_size=shape and shape.n_embed,
-        licence=release.licence,
-        source=release.weights,
-        path=path,
+    architecture = _architecture(release, path)
+    entry = ZooEntry(name, release.name, licence=release.licence, source=release.weights, path=path)
+    if architecture is None:
+        return entry
+    return replace(
+        entry,
+        kind=architecture.quantizer,
+        latent_shape=architecture.latent_shape,
+        image_size=architecture.resolution,
+        codebook_size=architecture.n_embed,
     )
+
+
+def _architecture(release: Release, path: Path | None) -> Architecture | None:
+    """Return the published architecture, or what an embedded file records; None when that file is absent."""
+    if release.architecture is not None:
+        return read_architecture(release.architecture)
+    header = None if path is None else read_weight_metadata(path)
+    return None if header is None else read_architecture(header.architecture)
 
 
 def local_path(name: str, release: Release) -> Path | None:

@@ -65,7 +65,6 @@ def test_batch_size_does_not_matter(images: ImageSet, tmp_path: Path) -> None:
         assert np.array_equal(stores[0].labels, other.labels)
 
 
-
 def count(tokenizer, monkeypatch: pytest.MonkeyPatch, break_after: int | None = None) -> list[int]:
     """Note how many images each call encodes; raise KeyboardInterrupt in the call after ``break_after`` of them."""
     seen: list[int] = []

@@ -84,7 +84,12 @@ def test_training_pass_reaches_every_parameter(kind: str) -> None:
     tokenizer, images = small(kind).train(), pictures()
     output = tokenizer.forward_train(images, torch.Generator().manual_seed(0))
     assert output.reconstruction.shape == images.shape
-    expected = {"none": set(), "kl": {"kl"}, "vq": {"commitment", "codebook"}, "ibq": {"commitment", "codebook", "entropy"}}
+    expected = {
+        "none": set(),
+        "kl": {"kl"},
+        "vq": {"commitment", "codebook"},
+        "ibq": {"commitment", "codebook", "entropy"},
+    }
     assert set(output.losses) == expected[kind]
     assert (output.indices is None) == (kind in ("none", "kl"))
     (output.reconstruction.square().mean() + sum(output.losses.values())).backward()

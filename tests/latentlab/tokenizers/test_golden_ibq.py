@@ -40,7 +40,9 @@ def test_reproduces_upstream(golden: dict[str, torch.Tensor], which: str) -> Non
     torch.testing.assert_close(tokenizer.codes(indices), expected["codes"], atol=0, rtol=0)
     latents = tokenizer.encode(golden["x"])
     torch.testing.assert_close(latents, expected["quant_ste"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(tokenizer.decode_indices(indices), expected["recon_from_codes"].clamp(-1, 1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        tokenizer.decode_indices(indices), expected["recon_from_codes"].clamp(-1, 1), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(tokenizer.decode(latents), expected["recon_upstream"].clamp(-1, 1), atol=1e-3, rtol=0)
 
 

@@ -54,7 +54,9 @@ def test_statistics_come_from_the_file_beside_the_weights_else_from_the_code(tmp
     shipped = load(copy).spec
     assert torch.tensor(shipped.shift).allclose(torch.tensor(load().spec.shift), rtol=1e-6)
     assert torch.tensor(shipped.scale).allclose(torch.tensor(load().spec.scale), rtol=1e-6)
-    torch.save({"mean": torch.full((1, 32, 1, 1), 3.0), "std": torch.full((1, 32, 1, 1), 4.0)}, tmp_path / "latents_stats.pt")
+    torch.save(
+        {"mean": torch.full((1, 32, 1, 1), 3.0), "std": torch.full((1, 32, 1, 1), 4.0)}, tmp_path / "latents_stats.pt"
+    )
     other = load(copy).spec
     assert (other.shift, other.scale) == ((3.0,) * 32, (0.25,) * 32)
     torch.save({"average": torch.zeros(32)}, tmp_path / "latents_stats.pt")
@@ -67,4 +69,6 @@ def test_loads_without_the_wrapper_and_without_training_keys(golden: dict[str, t
     kept = {key: value for key, value in state.items() if key.startswith(("encoder", "decoder", "quant", "post"))}
     assert len(kept) == len(state) - 8 == 342
     torch.save(kept, tmp_path / "flat.pt")
-    torch.testing.assert_close(load(tmp_path / "flat.pt").encode(golden["x"]), load().encode(golden["x"]), atol=0, rtol=0)
+    torch.testing.assert_close(
+        load(tmp_path / "flat.pt").encode(golden["x"]), load().encode(golden["x"]), atol=0, rtol=0
+    )

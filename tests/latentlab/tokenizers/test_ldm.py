@@ -31,11 +31,15 @@ def test_full_size_keys_and_shapes_are_the_published_ones(name: str, folder: str
     listing = GOLDEN / folder / "keys_full_size.json"
     if not listing.is_file():
         pytest.skip("the reference key lists are not here")
-    keys = {key: shape for key, (shape, _) in json.loads(listing.read_text()).items() if not key.startswith("model_ema.")}
+    keys = {
+        key: shape for key, (shape, _) in json.loads(listing.read_text()).items() if not key.startswith("model_ema.")
+    }
     assert {key: list(tensor.shape) for key, tensor in published(name).state_dict().items()} == keys
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("ibq", 110_982_019), ("vqgan-f16", 76_073_859), ("va-vae", 69_836_067)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("ibq", 110_982_019), ("vqgan-f16", 76_073_859), ("va-vae", 69_836_067)]
+)
 def test_full_size_parameter_counts_are_the_published_ones(name: str, parameters: int) -> None:
     assert count(published(name)) == parameters
 
@@ -60,7 +64,9 @@ def test_attention_sits_where_the_nominal_resolution_says() -> None:
     assert not [key for key in keys if key.startswith("decoder.up") and ".attn." in key]
     assert "decoder.mid.attn_1.q.weight" in keys
     assert "decoder.up.4.attn.2.q.weight" in published("va-vae").state_dict()
-    small = Encoder(LDMConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, resolution=32, attn_resolutions=(32,)))
+    small = Encoder(
+        LDMConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, resolution=32, attn_resolutions=(32,))
+    )
     assert [len(level.attn) for level in small.down] == [1, 0]
 
 
@@ -101,7 +107,10 @@ def test_shapes_with_and_without_double_z() -> None:
         ({"ch": 32}, r"z_channels: .*greater than 0|z_channels: Field required"),
         ({"z_channels": 4, "quantizer": "ibq"}, r"quantizer 'ibq' needs n_embed"),
         ({"z_channels": 4, "quantizer": "kl", "n_embed": 8}, r"quantizer 'kl' has no codes"),
-        ({"z_channels": 4, "quantizer": "vq", "n_embed": 8, "double_z": True}, r"double_z=True does not go with .* 'vq'"),
+        (
+            {"z_channels": 4, "quantizer": "vq", "n_embed": 8, "double_z": True},
+            r"double_z=True does not go with .* 'vq'",
+        ),
         ({"z_channels": 4, "quantizer": "lfq"}, r"quantizer: .*'none', 'kl', 'vq' or 'ibq'"),
         ({"z_channels": "many"}, r"z_channels: .*valid integer"),
     ],

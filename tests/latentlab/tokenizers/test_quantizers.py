@@ -89,7 +89,9 @@ def test_vq_losses_pull_one_side_each() -> None:
     gap = (features - codebook.lookup(codebook.nearest(features))).square().mean()
     torch.testing.assert_close(losses["commitment"], gap)
     torch.testing.assert_close(losses["codebook"], gap)
-    assert torch.autograd.grad(losses["commitment"], codebook.embedding.weight, allow_unused=True, retain_graph=True) == (None,)
+    assert torch.autograd.grad(
+        losses["commitment"], codebook.embedding.weight, allow_unused=True, retain_graph=True
+    ) == (None,)
     assert torch.autograd.grad(losses["codebook"], features, allow_unused=True) == (None,)
 
 

@@ -1,0 +1,167 @@
+"""Kronecker-factored covariance of the latents of one class, ``Sigma = Sigma_s (x) Sigma_c`` (DRS, arXiv 2606.03578, eq. 3).
+
+The factors come from flip-flop iterations (maximum likelihood of the matrix normal distribution):
+    Sigma_c = 1/(n s) sum_n Z_n Sigma_s^-1 Z_n^T,    then    Sigma_s = 1/(n c) sum_n Z_n^T Sigma_c^-1 Z_n.
+Each half-step whitens the data with what it has just estimated, so that the next one works on numbers whose covariance is
+close to the identity. Products of many numbers may then be taken in float32, whatever the condition of the covariance: the
+small factors, their maps and the sums over pieces are float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyses.class_latents import ClassLatents
+from latentlab.errors import UserError
+from latentlab.latents import ChannelMoments, Latents
+
+_RANK_TOLERANCE = 1e-12
+"""Directions with less than this share of the largest variance count as constant."""
+
+_AMPLIFICATION = {torch.float32: 1e5, torch.float64: 1e11}
+"""How much whitening may raise the mean variance of rounding noise (about 1e-13 of the signal's in float32)."""
+
+
+@dataclass(frozen=True)
+class KroneckerCovariance:
+    """Covariance of a class; its trace is the class's total variance (ddof=0).
+
+    Attributes:
+        mean: class mean, [c,s] float64.
+        channels: Sigma_c [c,c] float64.
+        cells: Sigma_s [s,s] float64.
+    """
+
+    mean: Tensor
+    channels: Tensor
+    cells: Tensor
+
+    def eigenvalues(self) -> Tensor:
+        """Return the d = c*s eigenvalues, descending, float64."""
+        channels, cells = (torch.linalg.eigvalsh(factor).clamp_min(0) for factor in (self.channels, self.cells))
+        return torch.outer(channels, cells).flatten().sort(descending=True).values
+
+
+class _IllConditioned(Exception):
+    """The latents vary too little in some direction for the precision at hand."""
+
+
+def fit_kronecker(
+    latents: Latents,
+    images: np.ndarray,
+    moments: ChannelMoments | None = None,
+    *,
+    iterations: int = 5,
+    shrinkage: float | None = None,
+) -> KroneckerCovariance:
+    """Fit the covariance of some images.
+
+    Args:
+        latents: where they are; read once if the chosen ones fit into memory, else once per half-step.
+        images: their indices.
+        moments: standardise the channels with these first, or None.
+        iterations: flip-flop iterations, at least 1, starting from Sigma_s = I.
+        shrinkage: in (0,1]: in every half-step replace this share of the factor by a multiple of the identity with the
+            same trace.
+
+    Raises:
+        UserError: too few images for factors of full rank, and no shrinkage.
+    """
+    if shrinkage is None:
+        _check_rank(latents, len(images))
+    dtype = latents.take(images[:1]).dtype if shrinkage is None else torch.float64
+    try:
+        data = ClassLatents(latents, images, moments, dtype)
+        factors = _flip_flop(data, iterations, shrinkage, _AMPLIFICATION[dtype])
+        return KroneckerCovariance(data.mean, *factors)
+    except _IllConditioned:
+        return _fit_degenerate(latents, images, moments, iterations, shrinkage)
+
+
+def _check_rank(latents: Latents, n: int) -> None:
+    c, s = latents.channels, latents.cells
+    needed = 1 + max(-(-s // c), -(-c // s))  # images that still span both factors once their mean is removed
+    if n < needed:
+        raise UserError(
+            f"a Kronecker covariance of {c} channels x {s} cells needs at least {needed} images per class, one has {n}: "
+            "give more images, or set shrinkage (0.1, say)"
+        )
+
+
+def _fit_degenerate(
+    latents: Latents, images: np.ndarray, moments: ChannelMoments | None, iterations: int, shrinkage: float | None
+) -> KroneckerCovariance:
+    """Fit in float64 and, where no shrinkage gives every direction some variance, only in those that have any."""
+    data = ClassLatents(latents, images, moments, torch.float64)
+    mean = data.mean
+    bases = tuple(torch.eye(side, dtype=torch.float64) for side in mean.shape)
+    if shrinkage is None:
+        bases = (_varying_directions(data.channel_gram()), _varying_directions(data.cell_gram()))
+        data = ClassLatents(latents, images, moments, torch.float64, bases)
+    try:
+        factors = _flip_flop(data, iterations, shrinkage, torch.inf)
+    except _IllConditioned:
+        raise UserError("a class's latents are too degenerate for a Kronecker covariance: set shrinkage") from None
+    return KroneckerCovariance(mean, *(b @ factor @ b.T for b, factor in zip(bases, factors, strict=True)))
+
+
+def _varying_directions(gram: Tensor) -> Tensor:
+    """Return an orthonormal basis [side,rank], rank >= 1, of the directions that have variance."""
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    varies = eigenvalues > _RANK_TOLERANCE * eigenvalues[-1]
+    varies[-1] = True
+    return vectors[:, varies]
+
+
+def _flip_flop(
+    data: ClassLatents, iterations: int, shrinkage: float | None, limit: float
+) -> tuple[Tensor, Tensor]:  # -> Sigma_c [c,c], Sigma_s [s,s] with tr(Sigma_c) tr(Sigma_s) = total variance
+    channel_gram, channel_map = data.channel_gram(), data.channel_map
+    total = channel_gram.trace() / data.n  # nothing is whitened yet
+    if not total > 0:
+        return torch.zeros_like(data.channel_map), torch.zeros_like(data.cell_map)
+    cell_gram = data.cell_gram(_whitening(channel_gram, channel_map, shrinkage, limit))
+    for _ in range(iterations - 1):
+        channel_map = data.channel_map
+        channel_gram = data.channel_gram(_whitening(cell_gram, data.cell_map, shrinkage, limit))
+        cell_gram = data.cell_gram(_whitening(channel_gram, channel_map, shrinkage, limit))
+    channels = _covariance(channel_gram, channel_map, shrinkage)
+    cells = _covariance(cell_gram, data.cell_map, shrinkage)
+    return channels * (total / channels.trace() / cells.trace()), cells
+
+
+def _covariance(gram: Tensor, chain: Tensor, shrinkage: float | None) -> Tensor:
+    """Return the factor, up to scale, in the latents' coordinates: ``gram`` is of data mapped by ``chain``."""
+    back = _triangular_inverse(chain)
+    covariance = back @ gram @ back.T
+    if shrinkage is None:
+        return covariance
+    mean = covariance.trace() / len(covariance)
+    return (1 - shrinkage) * covariance + shrinkage * mean * torch.eye(len(covariance)).to(covariance)
+
+
+def _whitening(gram: Tensor, chain: Tensor, shrinkage: float | None, limit: float) -> Tensor:
+    """Return the lower triangular step after which the data, mapped by ``chain`` so far, have the identity as factor."""
+    if shrinkage is None:
+        return _inverse_root(gram, limit)
+    return _inverse_root(_covariance(gram, chain, shrinkage), limit) @ _triangular_inverse(chain)
+
+
+def _inverse_root(matrix: Tensor, limit: float) -> Tensor:
+    """Return W, lower triangular, with ``W matrix W^T = I``.
+
+    Raises:
+        _IllConditioned: not positive definite, or white noise of the same trace as ``matrix`` would have more than
+            ``limit`` times its variance after W.
+    """
+    root, failed = torch.linalg.cholesky_ex(matrix / matrix.trace() * len(matrix))
+    inverse = _triangular_inverse(root)
+    if failed or not inverse.square().sum() <= limit * len(matrix):
+        raise _IllConditioned
+    return inverse
+
+
+def _triangular_inverse(lower: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)

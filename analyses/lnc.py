@@ -1,0 +1,178 @@
+"""LNC, latent neighbour consistency: how many of an image's nearest neighbours in latent space have its label.
+
+Definition: Zhong et al., "Diffusing in the Right Space" (arXiv 2606.03578), "fraction of each latent's K nearest neighbours
+sharing its label", each latent reduced to the mean over its foreground cells:
+
+    f_n = sum_cells mask z / sum mask  in R^c ;   LNC@k = mean_n (1/k) #{ j in kNN(n) : y_j = y_n }
+
+The paper leaves open k, the distance, the normalisation and how a mask reaches the latent grid: each is an option here.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyses.intervals import level_mean_interval
+from analyses.neighbours import METRICS, Metric, nearest
+from analyses.pooling import MASK_MODES, MaskMode, masked_means
+from latentlab.errors import UserError, unknown_name
+from latentlab.latents import Latents
+from latentlab.measurement import Estimate, Measurement, MetricCard
+from latentlab.registry import measurement
+
+COMPANIONS = (5, 10)
+"""Neighbourhood sizes that are always reported, so that results with different headlines can be compared."""
+
+
+@measurement(
+    MetricCard(
+        name="lnc",
+        title="Latent neighbour consistency",
+        summary="share of an image's k nearest neighbours in latent space that show the same class",
+        formula="mean_n (1/k) #{ j in kNN(n) : y_j = y_n },  f_n = mean of the foreground cells of latent n",
+        unit="fraction",
+        range="0 (no neighbour of the same class) to 1; at most the mean of min(1, (n_c - 1)/k)",
+        better="higher",
+        source="Zhong et al., Diffusing in the Right Space, arXiv 2606.03578; k = 5, cosine distance, per-channel "
+        "normalisation and nearest-neighbour masks are our choice where the paper is silent",
+        needs=("labels",),
+        confounds="images per class (small classes cap it), number of classes, masks, and a channel offset shared by all "
+        "images when not normalised",
+    )
+)
+def lnc(
+    latents: Latents,
+    *,
+    k: int = 5,
+    metric: Metric = "cosine",
+    mask: MaskMode | None = None,
+    normalize: bool = True,
+    center: bool = False,
+    seed: int = 0,
+) -> Measurement:
+    """Measure latent neighbour consistency; every image is a query and a candidate, but not its own neighbour.
+
+    Args:
+        latents: with labels; with masks where there are some.
+        k: neighbours of the headline; LNC@5 and LNC@10 are reported beside it.
+        metric: ``cosine`` or ``l2``. Under cosine a zero vector has similarity 0 to every vector.
+        mask: how image masks reach the latent grid: ``nearest`` or ``maxpool`` (any pixel of the cell), or ``none``: all
+            cells count. None means ``nearest`` where there are masks, else ``none``. 1-D tokens are averaged over all.
+        normalize: standardise each channel over the whole set first.
+        center: subtract the mean feature of the set before looking for neighbours (matters for cosine only).
+        seed: of the bootstrap over images.
+
+    Returns:
+        Fraction in [0, 1]; images with an empty mask are left out and counted. ``details``: ``per_class`` {label: value},
+        ``ceiling`` (largest value the class sizes allow), ``chance`` (expectation under random labels).
+
+    Raises:
+        UserError: no labels, k not below the number of images, masks asked for but absent, non-finite latents, or
+            features that are all equal.
+    """
+    if latents.labels is None:
+        raise UserError("lnc needs labels, and these latents have none")
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    mode, warnings = _mask_mode(latents, mask)
+    features, kept = _features(latents, k, mode, normalize, center)
+    dropped = latents.n - len(kept)
+    if dropped:
+        warnings.append(f"{dropped} of {latents.n} images have an empty mask and were left out")
+    labels = latents.labels[kept]
+    sizes = [size for size in sorted({*COMPANIONS, k}) if size < len(labels)]
+    neighbours = nearest(features, features, max(sizes), metric, exclude_self=True)
+    same = labels[neighbours] == labels[:, None]
+    fractions = {size: same[:, :size].mean(1) for size in sizes}
+    estimates = {size: Estimate(float(f.mean()), level_mean_interval(f, seed)) for size, f in fractions.items()}
+    details = _details(fractions[k], labels, k)
+    return Measurement(
+        name="lnc",
+        variant=_variant(latents, k, metric, mode, normalize, center),
+        value=estimates[k].value,
+        interval=estimates[k].interval,
+        direction="higher",
+        unit="fraction",
+        n=len(labels),
+        parameters={"k": k, "metric": metric, "mask": mode, "normalize": normalize, "center": center, "seed": seed},
+        companions={f"LNC@{size}": estimates[size] for size in COMPANIONS if size in estimates},
+        warnings=(*warnings, *_cautions(features, labels, k, metric, details)),
+        details=details,
+    )
+
+
+def _mask_mode(latents: Latents, asked: MaskMode | None) -> tuple[MaskMode, list[str]]:
+    """Return the mask mode to use, and what to say about it."""
+    if asked is not None and asked not in MASK_MODES:
+        raise unknown_name("mask mode", asked, MASK_MODES)
+    if latents.grid is None:
+        ignored = latents.has_masks or asked not in (None, "none")
+        return "none", ["1-D tokens have no place in the image: masks were ignored"] if ignored else []
+    if asked not in (None, "none") and not latents.has_masks:
+        raise UserError(f"mask='{asked}' needs masks, and these latents have none: give masks or use mask='none'")
+    return asked or ("nearest" if latents.has_masks else "none"), []
+
+
+def _features(latents: Latents, k: int, mode: MaskMode, normalize: bool, center: bool) -> tuple[Tensor, np.ndarray]:
+    """Return the features of the images with a foreground, float64 [m,c], and the indices of these images."""
+    means, counts = masked_means(latents, mode)
+    kept = torch.nonzero(counts > 0).flatten()
+    features = means[kept]
+    if not 1 <= k < len(kept):
+        raise UserError(f"lnc needs 1 <= k < number of images, got k={k} and {len(kept)} images with a foreground")
+    if _collapsed(features):
+        raise UserError(
+            "all latents have the same mean, so no image is nearer than another: the latent space collapsed"
+        )
+    if normalize:  # standardising is affine per channel, so it may follow the mean over cells
+        features = latents.moments.standardise(features)
+    if center:
+        features = features - features.mean(0)
+    return features, kept.numpy()
+
+
+def _collapsed(features: Tensor) -> bool:
+    """Return whether the features differ by no more than the rounding of float32 latents."""
+    spread = features.amax(0) - features.amin(0)
+    return bool(spread.max() <= 4 * torch.finfo(torch.float32).eps * features.abs().max())
+
+
+def _details(fractions: np.ndarray, labels: np.ndarray, k: int) -> dict[str, Any]:
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    per_class = np.bincount(inverse, weights=fractions) / sizes
+    n = len(labels)
+    return {
+        "per_class": {int(label): float(value) for label, value in zip(classes, per_class, strict=True)},
+        "ceiling": float(np.minimum(1.0, (sizes - 1) / k) @ sizes / n),
+        "chance": float((sizes - 1) @ sizes / (n * (n - 1))),
+    }
+
+
+def _cautions(features: Tensor, labels: np.ndarray, k: int, metric: str, details: dict[str, Any]) -> list[str]:
+    """Return what limits this very result."""
+    said = []
+    if details["ceiling"] < 1:
+        said.append(f"classes with at most {k} images cap LNC@{k} at {details['ceiling']:.4f}")
+    if len(details["per_class"]) == 1:
+        said.append("all images have one label: LNC is 1 whatever the latents are")
+    if len(labels) <= max(COMPANIONS):
+        said.append(f"LNC@{max(COMPANIONS)} needs more than {max(COMPANIONS)} images")
+    zeros = int((features == 0).all(1).sum())
+    if zeros and metric == "cosine":
+        said.append(
+            f"{zeros} images have a zero feature, which has no direction: their similarity to all others counts as 0"
+        )
+    return said
+
+
+def _variant(latents: Latents, k: int, metric: str, mode: MaskMode, normalize: bool, center: bool) -> str:
+    """Return the definition used, in words."""
+    where = {
+        "nearest": "mean over foreground cells (nearest mask)",
+        "maxpool": "mean over foreground cells (max-pooled mask)",
+        "none": "mean over all cells" if latents.grid else "mean over tokens",
+    }[mode]
+    parts = [f"LNC@{k}", f"{metric} distance", where, "per-channel normalised" if normalize else "raw"]
+    return ", ".join([*parts, "centred"] if center else parts)

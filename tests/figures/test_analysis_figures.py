@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from figures.analysis import draw_all
+from latentlab.measurement import Measurement
+
+
+@pytest.fixture
+def results(viv_details: dict, sec_details: dict, gmm_details: dict) -> dict[str, Measurement]:
+    details = {"viv": viv_details, "sec": sec_details, "gmm": gmm_details, "lnc": {"ceiling": 1.0}}
+    return {name: Measurement(name, "default", 1.0, None, "lower", "", 400, details=of) for name, of in details.items()}
+
+
+def test_every_figure_is_written_and_shows_something(results: dict, tmp_path: Path) -> None:
+    written = draw_all(results, tmp_path / "figures", title="ae on synthetic latents")
+    stems = ["viv_curve", "eigenvalue_spectra", "dct_energy", "nll_over_components"]
+    assert written == [tmp_path / "figures" / f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    for png in written[::2]:
+        assert np.asarray(Image.open(png).convert("L")).std() > 10
+        assert "script" not in png.with_suffix(".svg").read_text()
+
+
+def test_measurements_read_back_from_json_give_the_same_pictures(results: dict, tmp_path: Path) -> None:
+    again = {name: Measurement.from_dict(json.loads(m.to_json())) for name, m in results.items()}
+    for a, b in zip(
+        draw_all(results, tmp_path / "a", title="ae"), draw_all(again, tmp_path / "b", title="ae"), strict=True
+    ):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_absent_measurements_and_tables_are_left_out(results: dict, tmp_path: Path) -> None:
+    marginal = Measurement("viv", "marginal", 1.0, None, "lower", "", 400, details={"per_class": {}})
+    written = draw_all({"viv": marginal, "sec": results["sec"]}, tmp_path, title="ae")
+    assert [path.name for path in written] == ["dct_energy.png", "dct_energy.svg"]
+    assert draw_all({}, tmp_path, title="ae") == []
