@@ -138,7 +138,9 @@ def _from_gram(points: Points, mean: Tensor) -> Eigen:
     rank = int((values > 1e-12 * values.sum()).sum())
     variances, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
     scaled = vectors / (points.n * variances).sqrt()
-    return variances, _accumulate(points, lambda chunk, start: (chunk.double() - mean).T @ scaled[start : start + len(chunk)])
+    return variances, _accumulate(
+        points, lambda chunk, start: (chunk.double() - mean).T @ scaled[start : start + len(chunk)]
+    )
 
 
 def _accumulate(points: Points, term: Callable[[Tensor, int], Tensor]) -> Tensor:

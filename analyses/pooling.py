@@ -31,7 +31,7 @@ def masks_on_grid(masks: Tensor, grid: tuple[int, int], mode: MaskMode) -> Tenso
     if mode == "maxpool":
         return adaptive_max_pool2d(masks.float()[:, None], grid)[:, 0] > 0
     rows, columns = (torch.arange(cells) * size // cells for cells, size in zip(grid, masks.shape[1:], strict=True))
-    return masks[:, rows[:, None], columns]
+    return masks.index_select(1, rows).index_select(2, columns)
 
 
 def masked_means(latents: Latents, mode: MaskMode) -> tuple[Tensor, Tensor]:  # => float64 [n,c], int64 [n]
@@ -41,14 +41,15 @@ def masked_means(latents: Latents, mode: MaskMode) -> tuple[Tensor, Tensor]:  # 
     """
     if mode != "none" and latents.grid is None:
         raise UserError("masks need latents on a grid, and these are 1-D tokens: use mask='none'")
-    # Sums are taken about the channel means: a large offset shared by all cells would cost digits in float32.
-    offset = latents.moments.mean
+    # A large offset shared by all cells would cost digits in float32 sums.
+    offset = latents.moments.offset
     means = torch.empty(latents.n, latents.channels, dtype=torch.float64)
     counts = torch.full((latents.n,), latents.cells)
     for part in latents.slices():
         cells = latents.take(part).flatten(2)
         shift = offset.to(cells)
-        cells = cells - shift[:, None]
+        if shift.any():
+            cells = cells - shift[:, None]
         if mode == "none" or latents.grid is None:
             sums = cells.sum(2)
         else:

@@ -90,13 +90,15 @@ def run(latents: Latents) -> float:
     return measure("lnc", store=latents).value
 
 
+def compare_all(title: str, arrays: Data) -> None:
+    compare(title, lambda: ours(*arrays), lambda: peer(*arrays))
+    compare(f"{title}, tuned peer", lambda: ours(*arrays), lambda: peer(*arrays, statistics=moments_from_sums))
+
+
 def main(n: int) -> None:
     print_setting()
     for mask_size in (SHAPE[1], 16 * SHAPE[1]):
-        arrays = data(n, mask_size)
-        title = f"LNC, {n} latents, masks {mask_size}x{mask_size}"
-        compare(title, lambda: ours(*arrays), lambda: peer(*arrays))
-        compare(f"{title}, tuned peer", lambda: ours(*arrays), lambda: peer(*arrays, statistics=moments_from_sums))
+        compare_all(f"LNC, {n} latents, masks {mask_size}x{mask_size}", data(n, mask_size))
     size = 4 * n * int(np.prod(SHAPE)) / 2**20
     extra = peak_memory(in_memory, run, n)
     print(

@@ -47,7 +47,7 @@ def draw(tokenizers: Mapping[str, Details], rho: Sequence[float] = (0.25, 0.5)) 
         for value in rho:
             _threshold(axes, energy.shape, value)
     below = any((energy < scale.vmin).any() for energy in maps.values())
-    bar = figure.colorbar(image, ax=grid[:, :across], extend="min" if below else "neither", shrink=0.8)
+    bar = figure.colorbar(image, ax=figure.axes, extend="min" if below else "neither", shrink=0.8)
     bar.set_label("share of energy")
     figure.suptitle("Energy per spatial frequency of the latents", weight="bold", size=12)
     figure.supxlabel("the less energy beyond a line (SEC), the easier to learn", size=9.5, color=GREY)

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import SEQUENTIAL, fit, themed
+from figures.style import SEQUENTIAL, themed
 from latentlab.errors import UserError
 
 _ROWS = ("original", "reconstruction", "|difference|")
@@ -43,22 +43,24 @@ def draw(
     if class_names is not None and len(class_names) != len(first):
         raise UserError(f"class_names must have one entry per image: got {len(class_names)} for {len(first)} images")
     difference = np.abs(first - second).mean(axis=-1)
-    figure = Figure(figsize=(max(1.1 * len(first) + 1.6, 5.0), 4.3 if class_names else 4.0), layout="constrained")
-    grid = figure.subplots(3, len(first), squeeze=False)
+    width = max(1.1 * len(first) + 1.6, 5.0)
+    figure = Figure(figsize=(width, 4.3), layout="constrained")
+    grid = figure.subplots(len(_ROWS), len(first), squeeze=False)
     top = max(float(difference.max()), 1 / 255)
     for column, (x, y, gap) in enumerate(zip(first, second, difference, strict=True)):
-        _image(grid[0, column], x)
-        _image(grid[1, column], y)
-        scale = grid[2, column].imshow(gap, cmap=SEQUENTIAL, vmin=0, vmax=top)
+        grid[0, column].imshow(x, interpolation="nearest")
+        grid[1, column].imshow(y, interpolation="nearest")
+        scale = grid[2, column].imshow(gap, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
     for axes in grid.flat:
         _bare(axes)
     for axes, text in zip(grid[:, 0], _ROWS, strict=True):
         axes.set_ylabel(text, size=10)
     for axes, text in zip(grid[0], class_names or (), strict=False):
-        axes.set_title("\n".join(wrap(shorten(text, 26, placeholder="…"), 13)), size=9)
-    bar = figure.colorbar(scale, ax=grid[2, :], aspect=8, pad=0.01)
+        axes.set_title("\n".join(wrap(shorten(text, 26, placeholder="…"), 13)), size=9, parse_math=False)
+    bar = figure.colorbar(scale, ax=grid, shrink=0.3, aspect=8, anchor=(0, 0), pad=0.01)
     bar.set_label("share of\npixel range", size=9)
-    figure.suptitle(f"Reconstructions: {fit(name, 60)}" if name else "Reconstructions", weight="bold", size=12)
+    title = f"Reconstructions: {name}" if name else "Reconstructions"
+    figure.suptitle("\n".join(wrap(title, int(8 * width))), weight="bold", size=12, parse_math=False)
     return figure
 
 
@@ -69,10 +71,6 @@ def _pixels(which: str, images: np.ndarray | torch.Tensor) -> np.ndarray:
         raise UserError(f"{which} must be [n,3,H,W] or [n,1,H,W], got shape {list(array.shape)}")
     values = array / 255.0 if array.dtype == np.uint8 else (array.astype(np.float64) + 1) / 2
     return np.broadcast_to(np.moveaxis(values, 1, -1), (*array.shape[:1], *array.shape[2:], 3)).clip(0, 1)
-
-
-def _image(axes: Axes, pixels: np.ndarray) -> None:
-    axes.imshow(pixels, interpolation="nearest")
 
 
 def _bare(axes: Axes) -> None:

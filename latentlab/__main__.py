@@ -1,4 +1,4 @@
-"""``python -m latentlab`` is ``latentlab``."""
+"""``python -m latentlab`` is the same as ``latentlab``."""
 
 from latentlab.cli.main import run
 

@@ -1,4 +1,7 @@
-"""The figures of one analysis. They matter less than the numbers: one that cannot be drawn leaves a note, not an error."""
+"""The figures of one analysis. They matter less than the numbers: one that cannot be drawn leaves a note, not an error.
+
+Plotting libraries are imported when the numbers are safe: they take seconds to load and may be broken.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,10 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from analyses.embedding import umap_points
-from figures import reconstructions, umap_classes
-from figures.analysis import draw_all
-from figures.style import save
 from latentlab import __version__
 from latentlab.data.base import ImageSet
 from latentlab.data.subset import choose_subset
@@ -18,7 +17,7 @@ from latentlab.files import digest, read_json
 from latentlab.finished import FinishedSteps
 from latentlab.latents import Latents
 from latentlab.results import Results
-from latentlab.runtime import say
+from latentlab.runtime import progress, say
 from latentlab.tokenizers.base import Tokenizer
 
 UMAP_POINTS = 3000
@@ -37,18 +36,20 @@ def draw_figures(
     """
     folder = out / "figures"
     plans: dict[str, Callable[[], Iterable[Path]]] = {
-        "measurements": lambda: draw_all({m.name: m for m in results.measurements}, folder, title=results.title),
+        "measurements": lambda: _measurements(folder, results),
         "umap": lambda: _umap(latents, folder, results),
     }
     if images is not None and tokenizer is not None:
         plans["reconstructions"] = lambda: _reconstructions(latents, images, tokenizer, folder, results)
     files, notes = [], []
-    for name, draw in plans.items():
-        try:
-            files += [str(file.relative_to(out)) for file in draw()]
-        except Exception as error:  # any: a plotting library must not cost the measurements
-            notes.append(f"figure {name}: not drawn: {' '.join(str(error).split()) or type(error).__name__}")
-            say(notes[-1])
+    with progress("drawing", len(plans)) as advance:
+        for name, draw in plans.items():
+            try:
+                files += [file.relative_to(out).as_posix() for file in draw()]
+            except Exception as error:  # any: a plotting library must not cost the measurements
+                notes.append(f"figure {name}: not drawn: {' '.join(str(error).split()) or type(error).__name__}")
+                say(notes[-1])
+            advance(1)
     return files, notes
 
 
@@ -62,8 +63,19 @@ def remove_figures(out: Path) -> None:
         (out / "figures" / Path(name).name).unlink(missing_ok=True)
 
 
+def _measurements(folder: Path, results: Results) -> list[Path]:
+    """Draw the figures that belong to single measurements."""
+    from figures.analysis import draw_all
+
+    return draw_all({m.name: m for m in results.measurements}, folder, title=results.title)
+
+
 def _umap(latents: Latents, folder: Path, results: Results) -> tuple[Path, ...]:
     """Draw the latents in the plane, with the points of an earlier run where they still hold."""
+    from analyses.embedding import umap_points
+    from figures import umap_classes
+    from figures.style import save
+
     steps = FinishedSteps(folder)
     key = digest([latents.fingerprint, UMAP_POINTS, results.seed, __version__, results.environment["versions"]])
     kept = steps.get("umap_points", key)
@@ -81,6 +93,9 @@ def _reconstructions(
     latents: Latents, images: ImageSet, tokenizer: Tokenizer, folder: Path, results: Results
 ) -> tuple[Path, ...]:
     """Draw a few images, of different classes where there are any, beside what is decoded from their stored latents."""
+    from figures import reconstructions
+    from figures.style import save
+
     chosen = choose_subset(images.n, images.labels, SHOWN_IMAGES, results.seed)
     if images.labels is not None:
         chosen = chosen[np.argsort(images.labels[chosen], kind="stable")]

@@ -203,11 +203,16 @@ def _key(name: str, function: MeasurementFunction, arguments: dict[str, Any], la
     """Return a name for everything that determines a measurement: latents, all parameters and the code."""
     signature = inspect.signature(function)
     defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
-    source = inspect.getsourcefile(function)
-    code = file_sha256(Path(source)) if source else ""
+    code = _code_digest(function)
     return digest(
         [name, {**defaults, **arguments}, latents.fingerprint, latents.has_masks, SCHEMA_VERSION, __version__, code]
     )
+
+
+def _code_digest(function: MeasurementFunction) -> str:
+    """Return a digest of the module of a measurement and of those beside it, which it may use."""
+    source = inspect.getsourcefile(function)
+    return digest([file_sha256(file) for file in sorted(Path(source).parent.glob("*.py"))]) if source else ""
 
 
 def _origin(subject: Subject) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
         return int(metadata["step"]), _join(json.loads(metadata["state"]), tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a whole checkpoint ({error}): delete it to continue from the one before") from error
+        raise UserError(
+            f"{path} is not a whole checkpoint ({error}): delete it to continue from the one before"
+        ) from error
 
 
 _TENSOR = "<tensor>"

@@ -65,6 +65,15 @@ class ChannelMoments:
         mean, inverse = (v.to(latents).view(shape) for v in (self.mean, 1 / std))
         return (latents - mean).mul_(inverse)
 
+    @property
+    def offset(self) -> Tensor:
+        """What to subtract from each channel before float32 sums, so that a large mean costs no digits, float64 [c].
+
+        All 0 when no mean exceeds twice its standard deviation: then nothing is lost, and callers save a pass.
+        """
+        large = self.mean.abs() > 2 * self.std
+        return self.mean if large.any() else torch.zeros_like(self.mean)
+
 
 class Latents(ABC):
     """A set of latents. Subclasses say where they live; the measurements use only what is here.
@@ -148,11 +157,13 @@ def channel_moments(latents: Latents) -> ChannelMoments:
     for batch in latents.batches():
         rows = batch.flatten(2)
         if shift is None:  # close to the mean, so that E[x^2] - E[x]^2 does not cancel
-            shift = torch.nan_to_num(rows.double().mean((0, 2)), posinf=0.0, neginf=0.0)
-        rows = rows - shift.to(rows)[:, None]
+            std, mean = torch.std_mean(rows.double(), dim=(0, 2), correction=0)
+            shift = torch.nan_to_num(ChannelMoments(mean, std).offset, posinf=0.0, neginf=0.0)
+        if shift.any():
+            rows = rows - shift.to(rows)[:, None]
         # Sums over the cells of one image in the latents' precision, sums over images in float64.
         total += rows.sum(2).sum(0, dtype=torch.float64)
-        squares += torch.linalg.vecdot(rows, rows, dim=2).sum(0, dtype=torch.float64)
+        squares += torch.linalg.vector_norm(rows, dim=2).double().square().sum(0)
     assert shift is not None
     if not (torch.isfinite(total).all() and torch.isfinite(squares).all()):
         _refuse_non_finite(latents)

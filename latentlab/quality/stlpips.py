@@ -12,14 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentlab.errors import UserError
+from latentlab.errors import UserError, unknown_name
+from latentlab.weights import read_state_dict
+
+Net = Literal["alex", "vgg"]
+
+SMALLEST_SIDE = 21
+"""Images need this many pixels a side for the borders of the last downsampling to be mirrored."""
 
 _WHEEL = "stlpips-pytorch"
-Net = Literal["alex", "vgg"]
 
 
 class BlurPool(nn.Module):
     """Binomial [1,2,1] x [1,2,1] low-pass filter, then every second pixel; the border is mirrored by 2 pixels."""
+
+    filt: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +34,7 @@ class BlurPool(nn.Module):
         self.register_buffer("filt", (row[:, None] * row).expand(channels, 1, 3, 3).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [n,c,(h+1)/2+1,(w+1)/2+1] of [n,c,h,w]."""
+        """Return [n,c,(h+1)//2+1,(w+1)//2+1] of [n,c,h,w]."""
         padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
         return functional.conv2d(padded, self.filt, stride=2, groups=x.shape[1])
 
@@ -62,22 +69,32 @@ def _vgg() -> list[list[nn.Module]]:
 
 
 class STLPIPS(nn.Module):
-    """Distance of two images in the features of a trained network; its parameters are frozen.
+    """Distance of two images in the features of a trained network: lower is more alike, 0 for equal images.
+
+    Frozen and in evaluation mode; distances can be differentiated with respect to both images. Images are compared at the
+    size they are given: the weights were fitted on 64x64 patches, and a caller who wants small images compared at that scale
+    enlarges them first.
 
     Attributes:
         net: ``alex`` (quick) or ``vgg``.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: Net = "alex") -> None:
         """Build the network and load the published weights.
 
         Raises:
-            UserError: the wheel ``stlpips-pytorch`` is not installed.
+            UserError: unknown ``net``, or the wheel ``stlpips-pytorch`` is not installed.
         """
         super().__init__()
+        builders = {"alex": _alex, "vgg": _vgg}
+        if net not in builders:
+            raise unknown_name("ST-LPIPS network", net, builders)
         self.net = net
-        stages = {"alex": _alex, "vgg": _vgg}[net]()
-        weights = torch.load(_weight_file(net), map_location="cpu", weights_only=True)
+        stages = builders[net]()
+        weights = read_state_dict(_weight_file(net))
         self.register_buffer("shift", weights["scaling_layer.shift"])
         self.register_buffer("scale", weights["scaling_layer.scale"])
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
@@ -86,16 +103,29 @@ class STLPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the distances [n] of images [n,3,H,W] in [-1,1], H and W at least 32; 0 for equal images.
+        """Return the distances [n] of images [n,3,H,W] in [-1,1].
 
-        Per stage: features of unit length in every position, squared differences weighted by channel, mean over positions.
+        Per stage: features of unit length in every position, squared differences weighted by channel, mean over positions;
+        summed over stages (Zhang et al. 2018, arXiv 1801.03924, equation 1).
+
+        Raises:
+            UserError: shapes differ, are not [n,3,H,W], or a side is below `SMALLEST_SIDE`.
         """
+        _check_images(first, second)
         total = first.new_zeros(len(first))
         x, y = (first - self.shift) / self.scale, (second - self.shift) / self.scale
         for stage, head in zip(self.stages, self.heads, strict=True):
             x, y = stage(x), stage(y)
             total = total + functional.conv2d((_unit(x) - _unit(y)) ** 2, head).mean((1, 2, 3))
         return total
+
+
+def _check_images(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape or first.ndim != 4 or first.shape[1] != 3 or min(first.shape[2:]) < SMALLEST_SIDE:
+        raise UserError(
+            f"ST-LPIPS compares two batches of one shape [n,3,H,W], H and W at least {SMALLEST_SIDE}: "
+            f"got {list(first.shape)} and {list(second.shape)}"
+        )
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def train_all(names: Sequence[str]) -> None:
 
 def _train_one(name: str) -> int:
     RUNS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "latentlab.cli.main", "train", "tokenizer", "--config", name]
+    command = [sys.executable, "-m", "latentlab", "train", "tokenizer", "--config", name]
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(RUNS / f"{name}.log", "a", encoding="utf-8") as log:
         return subprocess.run(
@@ -83,7 +83,11 @@ def write_scores(names: Sequence[str]) -> None:
     """Write the table of scores as Markdown."""
     table = scores_table(names)
     head = ["tokenizer", *table.columns]
-    lines = [head, ["---"] * len(head), *([name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True))]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)),
+    ]
     body = "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
     write_text(TABLE, _INTRODUCTION.format(n=table.attrs["n"]) + body)
 

@@ -198,7 +198,9 @@ class Trainer:
         rate = learning_rate(self.config.optimiser, self.step - 1)
         self._append({**values, "learning_rate": rate, "seconds_per_step": round(seconds_per_step, 4)})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        say(f"step {self.step}/{self.config.optimiser.steps}  {shown}  {seconds_per_step:.3f} s/step  {left / 60:.1f} min left")
+        say(
+            f"step {self.step}/{self.config.optimiser.steps}  {shown}  {seconds_per_step:.3f} s/step  {left / 60:.1f} min left"
+        )
 
     def _append(self, values: Mapping[str, Any]) -> None:
         with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:

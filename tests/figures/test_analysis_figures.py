@@ -3,8 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from figures import dct_energy, eigenvalue_spectra, nll_over_components, viv_curve
 from figures.analysis import draw_all
 from latentlab.measurement import Measurement
 
@@ -25,11 +28,21 @@ def test_every_figure_is_written_and_shows_something(results: dict, tmp_path: Pa
 
 
 def test_measurements_read_back_from_json_give_the_same_pictures(results: dict, tmp_path: Path) -> None:
-    again = {name: Measurement.from_dict(json.loads(m.to_json())) for name, m in results.items()}
-    for a, b in zip(
-        draw_all(results, tmp_path / "a", title="ae"), draw_all(again, tmp_path / "b", title="ae"), strict=True
+    for figure, name in (
+        (viv_curve, "viv"),
+        (eigenvalue_spectra, "viv"),
+        (dct_energy, "sec"),
+        (nll_over_components, "gmm"),
     ):
-        assert a.read_bytes() == b.read_bytes()
+        again = Measurement.from_dict(json.loads(results[name].to_json()))
+        pictures = [_pixels(figure.draw({"ae": m.details})) for m in (results[name], again)]
+        np.testing.assert_array_equal(*pictures)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def test_absent_measurements_and_tables_are_left_out(results: dict, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_rows_are_intervals_and_values(results: dict) -> None:
 
 def test_variants_do_not_compare(results: dict) -> None:
     results["kl"]["viv"] = _measured("viv", 0.6, None, variant="sum")
-    with pytest.raises(UserError, match="'viv' was measured in different variants.*mean; sum"):
+    with pytest.raises(UserError, match=r"'viv' was measured in different variants.*mean; sum"):
         measurement_forest.draw(results)
 
 

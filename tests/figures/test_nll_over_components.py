@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -40,9 +42,8 @@ def test_fits_that_did_not_converge_are_hollow(gmm_details: dict) -> None:
 
 
 def test_all_converged_is_not_a_legend_entry(gmm_details: dict) -> None:
-    figure = nll_over_components.draw(
-        {"ae": {**gmm_details, "converged": [True] * 3}, "kl": gmm_details | {"converged": [1] * 3}}
-    )
+    done = gmm_details | {"converged": [True, True, True]}
+    figure = nll_over_components.draw({"ae": done, "kl": done})
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["ae", "kl", "held-out images", "training images", "lowest BIC"]
 
@@ -53,7 +54,7 @@ def test_many_components_leave_room_between_ticks(gmm_details: dict) -> None:
     figure = nll_over_components.draw({"ae": many})
     boxes = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels()]
     assert len(boxes) > 5
-    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_unknown_bic_has_no_star(gmm_details: dict) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -30,9 +32,9 @@ def test_differences_share_one_scale_from_zero(originals: np.ndarray) -> None:
     decoded = originals.copy()
     decoded[2] = 255 - decoded[2]
     figure = reconstructions.draw(originals, decoded)
-    scales = {axes.get_images()[0].get_clim() for axes in figure.axes[8:12]}
+    scales = [axes.get_images()[0].get_clim() for axes in figure.axes[8:12]]
     largest = np.abs(originals[2].astype(float) - decoded[2]).mean(0).max() / 255
-    assert scales == {(0, pytest.approx(largest))}
+    assert scales == [(0, pytest.approx(largest))] * 4
 
 
 def test_values_outside_the_range_are_clipped() -> None:
@@ -45,9 +47,16 @@ def test_titles_fit_their_columns(originals: np.ndarray) -> None:
     figure = reconstructions.draw(originals, originals, names, name="ibq on fashion:test")
     titles = [axes.title.get_window_extent() for axes in figure.axes[:4]]
     assert [axes.get_title() for axes in figure.axes[:2]] == ["tench", "great white\nshark"]
-    assert all(a.x1 < b.x0 for a, b in zip(titles, titles[1:], strict=False))
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
     assert figure.get_suptitle() == "Reconstructions: ibq on fashion:test"
     assert [axes.get_ylabel() for axes in figure.axes[:12:4]] == ["original", "reconstruction", "|difference|"]
+
+
+def test_one_image_with_a_long_name_stays_on_the_page(originals: np.ndarray) -> None:
+    figure = reconstructions.draw(originals[:1], originals[:1], name="ibq on imagefolder:a_folder_with_a_long_name/val")
+    title = figure.texts[0].get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
+    assert len({round(axes.get_position().x0, 6) for axes in figure.axes[:3]}) == 1  # one column
 
 
 def test_bad_shapes_are_refused(originals: np.ndarray) -> None:

@@ -261,7 +261,7 @@ def test_failing_figure_leaves_the_results_and_a_note(
     def broken(*arguments: object, **options: object) -> list[Path]:
         raise RuntimeError("no\nfonts")
 
-    monkeypatch.setattr(analysis_figures, "draw_all", broken)
+    monkeypatch.setattr("figures.analysis.draw_all", broken)
     results = analyze(subject(), tmp_path)
     assert "figure measurements: not drawn: no fonts" in results.notes and len(results.measurements) == 2
     assert json.loads((tmp_path / "results.json").read_text())["notes"] == list(results.notes)

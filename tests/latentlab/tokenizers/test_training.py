@@ -31,6 +31,22 @@ TINY = {
 }  # fmt: skip
 
 
+RUN_AND_KILL = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from latentlab.tokenizers.training import TrainConfig, Trainer
+
+class Killed(Trainer):
+    def train_step(self):
+        if self.step > int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step()
+
+Killed(TrainConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), torch.device("cpu")).run()
+"""
+
+
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
@@ -47,16 +63,7 @@ def test_a_killed_run_ends_with_the_same_bits(config_file: Path, tmp_path: Path,
     config = load_config(config_file)
     straight = train(config, tmp_path / "straight", device="cpu")
     killed = tmp_path / "killed run"
-    script = (
-        "import sys, os, signal; from pathlib import Path; from latentlab.tokenizers import training as t; "
-        "config = t.TrainConfig.model_validate_json(sys.argv[1]); trainer = t.Trainer(config, Path(sys.argv[2]), t.torch.device('cpu'));"
-        "torch = t.torch; torch.set_num_threads(1); before = t.Trainer.train_step\n"
-        "def step(self):\n"
-        "    if self.step > int(sys.argv[3]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return before(self)\n"
-        "t.Trainer.train_step = step; trainer.run()"
-    )
-    command = [sys.executable, "-c", script, config.model_dump_json(), str(killed), str(kill_after)]
+    command = [sys.executable, "-c", RUN_AND_KILL, config.model_dump_json(), str(killed), str(kill_after)]
     assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
     assert lines(killed)[-1]["step"] == kill_after + 1
     resumed = train(config, killed, device="cpu")
@@ -69,7 +76,7 @@ def test_a_killed_run_ends_with_the_same_bits(config_file: Path, tmp_path: Path,
 def test_sigterm_saves_and_the_next_call_finishes(config_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [
-        sys.executable, "-m", "latentlab.cli.main", "train", "tokenizer", "--config", str(config_file),
+        sys.executable, "-m", "latentlab", "train", "tokenizer", "--config", str(config_file),
         "--set", "optimiser.steps=100000", "--set", "checkpoint_every=100000", "--out", str(out), "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
