@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights scores bench clean
+.PHONY: demo test lint types check weights scores figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq
@@ -27,6 +27,9 @@ weights: $(READY)  ## train the embedded tokenizers anew, two at a time (about 3
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
+
+figures: $(READY)  ## the pictures of the README
+	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
 	for file in viv sec lnc gmm; do $(BIN)/python benchmarks/$$file.py || exit 1; done

@@ -8,14 +8,16 @@ headline the number of components with the lowest BIC, because it needs no thres
 of the same kind in every dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.gaussians import SHAPES, Covariance
+from analyses.gaussians import SHAPES, Covariance, DegenerateMixtureError
 from analyses.intervals import bootstrap_means, mean_interval
 from analyses.mixture import Fit, bic, fit_mixture, score_samples
 from analyses.pca import Pca, pca
@@ -26,30 +28,16 @@ from latentlab.measurement import Estimate, Interval, Measurement, MetricCard
 from latentlab.registry import measurement
 
 COMPONENTS = (1, 2, 5, 10, 20, 50)
+"""Numbers of components tried by default."""
+
+IMAGES_PER_COMPONENT = 10
+"""Training images per component below which the default sweep stops."""
 
 CACHE_BYTES = 256 << 20
 """Projected latents are kept in memory up to this size, else projected again in every pass over the store."""
 
 NUMBERS_PER_PARAMETER = 10
 """A fit with fewer training numbers (images x dims) per parameter is flagged: it follows the sample, not the distribution."""
-
-CARD = MetricCard(
-    name="gmm",
-    title="Gaussian-mixture mode count",
-    summary="How many Gaussian components the latent distribution needs.",
-    formula="argmin_K BIC(K), BIC(K) = -2 sum_i log sum_k w_k N(z_i; mu_k, Sigma_k) + (number of parameters) log n",
-    unit="components",
-    range="the numbers of components tried",
-    better="lower",
-    source=(
-        "MAETok (ICML 2025), appendix B.3: flatten, PCA > 90 %, standardise, fit. Settled here: exact EM with full covariances, "
-        "held-out NLL, and the BIC count as headline (the paper defines no scalar)"
-    ),
-    confounds=(
-        "NLL is in nats per image and comparable only between results with the same dims: fix dims when tokenizers are "
-        "compared. BIC favours fewer components when there are fewer images or more dims, so compare equal n."
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -70,11 +58,29 @@ class _Sweep:
         return [bic(m, p, len(self.train)) for m, p in zip(self.train.mean(0), self.n_parameters, strict=True)]
 
 
-@measurement(CARD)
+@measurement(
+    MetricCard(
+        name="gmm",
+        title="Gaussian-mixture mode count",
+        summary="How many Gaussian components the latent distribution needs.",
+        formula="argmin_K BIC(K), BIC(K) = -2 sum_i log sum_k w_k N(z_i; mu_k, Sigma_k) + (number of parameters) log n",
+        unit="components",
+        range="the numbers of components tried",
+        better="lower",
+        source=(
+            "MAETok (ICML 2025), appendix B.3: flatten, PCA > 90 %, standardise, fit. Settled here: exact EM with full "
+            "covariances, held-out NLL, and the BIC count as headline (the paper defines no scalar)"
+        ),
+        confounds=(
+            "NLL is in nats per image and comparable only between results with the same dims: fix dims when tokenizers are "
+            "compared. BIC favours fewer components when there are fewer images or more dims, so compare equal n."
+        ),
+    )
+)
 def gmm(
     latents: Latents,
     *,
-    components: Sequence[int] = COMPONENTS,
+    components: Sequence[int] | None = None,
     covariance: Covariance = "full",
     dims: int | None = None,
     explained: float = 0.9,
@@ -101,7 +107,7 @@ def gmm(
 
     Args:
         latents: [n,...].
-        components: numbers of components K to try.
+        components: numbers of components K to try; None: of 1, 2, 5, 10, 20, 50 those with 10 training images per component.
         covariance: ``full``, ``diag`` or ``tied``. A diagonal needs several components for one tilted mode.
         dims: PCA dimension; None takes the fewest with more than ``explained`` of the variance. Fix it to compare NLLs.
         explained: share of the variance to exceed, in (0,1).
@@ -121,28 +127,26 @@ def gmm(
         UserError: non-finite latents, a parameter out of range, more components than training images, latents that vary in
             fewer than ``dims`` directions, or a K at which every start degenerates.
     """
-    ks = _check(components, covariance, heldout, n_init)
+    if covariance not in SHAPES:
+        raise unknown_name("covariance", covariance, SHAPES)
+    if n_init < 1:
+        raise UserError(f"n_init must be at least 1, got {n_init}")
     latents.moments  # noqa: B018  refuses NaN and infinity by image number
     training = _split(latents.n, heldout, seed)
-    if ks[-1] > training.sum():
-        raise UserError(
-            f"components asks for {ks[-1]} components, but only {training.sum()} of {latents.n} images are for training: "
-            "give more images or fewer components"
-        )
-    rows = LatentRows(latents, training)
+    ks = _numbers_of_components(components, int(training.sum()))
+    rows, unseen = LatentRows(latents, training), LatentRows(latents, ~training)
     axes = pca(rows, explained=explained, dims=dims, seed=seed)
     kept = len(axes.variances)
-    train, held = (_project(r, axes) for r in (rows, LatentRows(latents, ~training)))
-    sweep = _sweep(train, held, ks, covariance, n_init=n_init, tol=tol, max_iter=max_iter, seed=seed)
+    fit = partial(fit_mixture, covariance=covariance, n_init=n_init, tol=tol, max_iter=max_iter, seed=seed)
+    sweep = _sweep(_project(rows, axes), _project(unseen, axes), ks, fit)
     best = int(np.argmin(sweep.bic))
-    companions, unreached = _companions(sweep, best, threshold, seed)
     return Measurement(
-        name=CARD.name,
-        variant=f"{covariance} covariances, {kept} PCA dimensions, argmin BIC",
+        name="gmm",
+        variant=f"{covariance} covariances, {kept} PCA dimensions, lowest BIC",
         value=float(ks[best]),
         interval=_count_interval(sweep, seed),
-        direction=CARD.better,
-        unit=CARD.unit,
+        direction="lower",
+        unit="components",
         n=latents.n,
         parameters={
             "components": list(ks),
@@ -156,40 +160,35 @@ def gmm(
             "max_iter": max_iter,
             "seed": seed,
         },
-        companions=companions,
-        warnings=(*_warnings(sweep, best, kept), *_pca_warnings(axes, explained, dims), *unreached),
-        details={
-            "components": list(ks),
-            "train_nll": (-sweep.train.mean(0)).tolist(),
-            "heldout_nll": (-sweep.heldout.mean(0)).tolist(),
-            "bic": sweep.bic,
-            "converged": [fit.converged for fit in sweep.fits],
-            "iterations": [len(fit.log_likelihoods) for fit in sweep.fits],
-            "n_parameters": sweep.n_parameters,
-            "dims": kept,
-            "explained": axes.explained,
-            "n_train": train.n,
-            "n_heldout": held.n,
-        },
+        companions=_companions(sweep, best, seed) | _at_threshold(sweep, threshold, seed),
+        warnings=(
+            *(_left_out(ks) if components is None else []),
+            *_pca_warnings(axes, explained, dims),
+            *_warnings(sweep, best, kept, threshold),
+        ),
+        details={**_details(sweep), "dims": kept, "explained": axes.explained},
     )
 
 
-def _check(components: Sequence[int], covariance: str, heldout: float, n_init: int) -> tuple[int, ...]:
-    """Return the numbers of components in ascending order, each once."""
-    if covariance not in SHAPES:
-        raise unknown_name("covariance", covariance, SHAPES)
-    if not components or any(k != int(k) or k < 1 for k in components):
-        raise UserError(f"components must be positive integers, at least one, got {list(components)}")
-    if not 0 < heldout < 1:
-        raise UserError(f"heldout must lie between 0 and 1, got {heldout}")
-    if n_init < 1:
-        raise UserError(f"n_init must be at least 1, got {n_init}")
-    return tuple(sorted({int(k) for k in components}))
+def _numbers_of_components(asked: Sequence[int] | None, n: int) -> tuple[int, ...]:
+    """Return the K to try in ascending order, each once, for ``n`` training images."""
+    if asked is None:
+        return tuple(k for k in COMPONENTS if k == 1 or IMAGES_PER_COMPONENT * k <= n)
+    if not asked or any(k != int(k) or k < 1 for k in asked):
+        raise UserError(f"components must be positive integers, at least one, got {list(asked)}")
+    if max(asked) > n:
+        raise UserError(
+            f"components asks for {max(asked)} components, but only {n} images are left for training: give more images or "
+            "ask for fewer"
+        )
+    return tuple(sorted({int(k) for k in asked}))
 
 
 def _split(n: int, heldout: float, seed: int) -> np.ndarray:
     """Return which images are for training, bool [n]; a function of (n, heldout, seed)."""
     held = round(n * heldout)
+    if not 0 < heldout < 1:
+        raise UserError(f"heldout must lie between 0 and 1, got {heldout}")
     if not 1 <= held <= n - 2:
         raise UserError(
             f"heldout={heldout} of {n} images leaves {held} to test and {n - held} to fit: give more images"
@@ -203,23 +202,15 @@ def _project(rows: Points, axes: Pca) -> Points:
     return in_memory(MappedPoints(rows, axes.standardise, len(axes.variances)), CACHE_BYTES)
 
 
-def _sweep(
-    train: Points,
-    held: Points,
-    ks: tuple[int, ...],
-    covariance: Covariance,
-    *,
-    n_init: int,
-    tol: float,
-    max_iter: int,
-    seed: int,
-) -> _Sweep:
+def _sweep(train: Points, held: Points, ks: tuple[int, ...], fit: Callable[..., Fit]) -> _Sweep:
     fits: list[Fit] = []
     for k in ks:
-        previous = fits[-1].mixture if fits else None
         # A single component of standardised data is a sphere: it has no widest axis to split.
-        warm = previous if previous is not None and len(previous.weights) > 1 else None
-        fits.append(fit_mixture(train, k, covariance, n_init=n_init, warm=warm, tol=tol, max_iter=max_iter, seed=seed))
+        warm = fits[-1].mixture if fits and len(fits[-1].mixture.weights) > 1 else None
+        try:
+            fits.append(fit(train, k, warm=warm))
+        except DegenerateMixtureError as error:
+            raise UserError(f"{k} components cannot be fitted: {error}") from error
     return _Sweep(ks, fits, _scores(train, fits), _scores(held, fits))
 
 
@@ -242,48 +233,71 @@ def _component_interval(counts: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def _companions(
-    sweep: _Sweep, best: int, threshold: float | None, seed: int
-) -> tuple[dict[str, Estimate], tuple[str, ...]]:
-    """Return the numbers beside the headline, and a warning when the threshold is not reached."""
-    ks, nll = np.array(sweep.components), -sweep.heldout
+def _companions(sweep: _Sweep, best: int, seed: int) -> dict[str, Estimate]:
+    ks, heldout, train = sweep.components, -sweep.heldout, -sweep.train[:, best]
     found = {
-        f"held-out NLL@{ks[i]}": Estimate(float(nll[:, i].mean()), mean_interval(nll[:, i], seed))
+        f"held-out NLL@{ks[i]}": Estimate(float(heldout[:, i].mean()), mean_interval(heldout[:, i], seed))
         for i in sorted({0, best, len(ks) - 1})
     }
-    train = -sweep.train[:, best]
     found[f"train NLL@{ks[best]}"] = Estimate(float(train.mean()), mean_interval(train, seed))
-    means = bootstrap_means(nll, seed)
-    found["K at lowest held-out NLL"] = Estimate(
-        float(ks[nll.mean(0).argmin()]), _component_interval(ks[means.argmin(1)]) if len(nll) > 1 else None
-    )
-    if threshold is None:
-        return found, ()
-    if nll.mean(0).min() > threshold:
-        return found, (f"no number of components reaches the threshold: lowest held-out NLL {nll.mean(0).min():.4g}",)
-    reached = means <= threshold
-    interval = _component_interval(ks[reached.argmax(1)]) if len(nll) > 1 and reached.any(1).all() else None
-    found["K at threshold"] = Estimate(float(ks[(nll.mean(0) <= threshold).argmax()]), interval)
-    return found, ()
+    counts = np.array(ks)[bootstrap_means(heldout, seed).argmin(1)]
+    found["K at lowest held-out NLL"] = Estimate(float(ks[heldout.mean(0).argmin()]), _component_interval(counts))
+    return found
 
 
-def _warnings(sweep: _Sweep, best: int, dims: int) -> list[str]:
+def _at_threshold(sweep: _Sweep, threshold: float | None, seed: int) -> dict[str, Estimate]:
+    """Return the smallest K whose held-out NLL is at most ``threshold``; nothing where none is."""
+    ks, heldout = np.array(sweep.components), -sweep.heldout
+    if threshold is None or heldout.mean(0).min() > threshold:
+        return {}
+    reached = bootstrap_means(heldout, seed) <= threshold
+    interval = _component_interval(ks[reached.argmax(1)]) if reached.any(1).all() else None
+    return {"K at threshold": Estimate(float(ks[(heldout.mean(0) <= threshold).argmax()]), interval)}
+
+
+def _details(sweep: _Sweep) -> dict[str, Any]:
+    return {
+        "components": list(sweep.components),
+        "train_nll": (-sweep.train.mean(0)).tolist(),
+        "heldout_nll": (-sweep.heldout.mean(0)).tolist(),
+        "bic": sweep.bic,
+        "converged": [fit.converged for fit in sweep.fits],
+        "iterations": [len(fit.log_likelihoods) for fit in sweep.fits],
+        "n_parameters": sweep.n_parameters,
+        "n_train": len(sweep.train),
+        "n_heldout": len(sweep.heldout),
+    }
+
+
+def _warnings(sweep: _Sweep, best: int, dims: int, threshold: float | None) -> list[str]:
     """Return what to know about these fits."""
     ks, n, found = sweep.components, len(sweep.train), []
-    stopped = [k for k, fit in zip(ks, sweep.fits, strict=True) if not fit.converged]
-    if stopped:
+    if stopped := [k for k, fit in zip(ks, sweep.fits, strict=True) if not fit.converged]:
         found.append(f"EM did not converge for {_listed(stopped)} components: raise max_iter or tol")
-    scarce = [k for k, p in zip(ks, sweep.n_parameters, strict=True) if n * dims < NUMBERS_PER_PARAMETER * p]
-    if scarce:
+    if scarce := [k for k, p in zip(ks, sweep.n_parameters, strict=True) if n * dims < NUMBERS_PER_PARAMETER * p]:
         found.append(
-            f"{_listed(scarce)} components have fewer than {NUMBERS_PER_PARAMETER} training numbers per parameter "
-            f"({n} images x {dims} dims): their likelihoods follow the sample; use more images, fewer dims or covariance='diag'"
+            f"{_listed(scarce)} components have fewer than {NUMBERS_PER_PARAMETER} training numbers per parameter ({n} images "
+            f"x {dims} dims), so they follow the sample: use more images, fewer dims or covariance='diag'"
         )
-    if best == len(ks) - 1 and len(ks) > 1:
+    if best == len(ks) - 1 and best > 0:
         found.append(
             f"BIC is lowest at the most components tried ({ks[best]}): the count may be larger, extend components"
         )
+    lowest = -sweep.heldout.mean(0).max()
+    if threshold is not None and lowest > threshold:
+        found.append(
+            f"no number of components reaches the threshold {threshold:g}: the lowest held-out NLL is {lowest:.4g}"
+        )
     return found
+
+
+def _left_out(ks: tuple[int, ...]) -> list[str]:
+    left_out = [k for k in COMPONENTS if k not in ks]
+    if not left_out:
+        return []
+    return [
+        f"{_listed(left_out)} components were not tried: fewer than {IMAGES_PER_COMPONENT} training images for each"
+    ]
 
 
 def _pca_warnings(axes: Pca, explained: float, dims: int | None) -> list[str]:

@@ -65,8 +65,9 @@ def _curves(axes: Axes, details: Details, shade: str) -> None:
 
 
 def _star(shade: str, filled: bool = True) -> dict[str, Any]:
-    face = shade if filled else "white"
-    return {"linestyle": "none", "marker": "*", "markersize": 17, "color": shade, "markerfacecolor": face}
+    face, edge = (shade, "white") if filled else ("white", shade)
+    shape = {"linestyle": "none", "marker": "*", "markersize": 17}
+    return {**shape, "color": shade, "markerfacecolor": face, "markeredgecolor": edge}
 
 
 def _component_axis(axes: Axes, components: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from analyses.intervals import mean_interval
 from latentlab.data.base import ImageSet
@@ -143,13 +142,20 @@ def _exact(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _window_mean(maps: Tensor) -> Tensor:
-    """Return Gaussian-weighted means [n,c,H-10,W-10] of [n,c,H,W] over all windows inside; rows first, then columns."""
-    offsets = torch.arange(_WINDOW, dtype=maps.dtype, device=maps.device) - _WINDOW // 2
-    weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    weights = weights / weights.sum()
-    n, c, h, w = maps.shape
-    single = functional.conv2d(maps.reshape(n * c, 1, h, w), weights.view(1, 1, 1, -1))
-    return functional.conv2d(single, weights.view(1, 1, -1, 1)).view(n, c, h - _WINDOW + 1, w - _WINDOW + 1)
+    """Return Gaussian-weighted means [n,c,H-10,W-10] of [n,c,H,W] over all windows inside."""
+    h, w = maps.shape[2:]
+    return _window_weights(h).to(maps) @ maps @ _window_weights(w).to(maps).T
+
+
+def _window_weights(side: int) -> Tensor:
+    """Return the weights [side-10,side] of every pixel of a line in every window: a banded matrix.
+
+    As a matrix product the filter is several times faster in float64 than as a convolution, for 32 pixels a side and for 256.
+    """
+    windows = side - _WINDOW + 1
+    offset = torch.arange(side) - torch.arange(windows)[:, None] - _WINDOW // 2
+    weights = torch.exp(-(offset.double() ** 2) / (2 * _SIGMA**2)) * (offset.abs() <= _WINDOW // 2)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _mean(values: Tensor, seed: int) -> Estimate:
