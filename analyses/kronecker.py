@@ -80,6 +80,14 @@ def fit_kronecker(
         return _fit_degenerate(latents, images, moments, iterations, shrinkage)
 
 
+def shrunk(covariance: Tensor, shrinkage: float | None) -> Tensor:
+    """Return the mixture of ``covariance`` and, with weight ``shrinkage``, the multiple of the identity of equal trace."""
+    if shrinkage is None:
+        return covariance
+    mean = covariance.trace() / len(covariance)
+    return (1 - shrinkage) * covariance + shrinkage * mean * torch.eye(len(covariance)).to(covariance)
+
+
 def _check_rank(latents: Latents, n: int) -> None:
     c, s = latents.channels, latents.cells
     needed = 1 + max(-(-s // c), -(-c // s))  # images that still span both factors once their mean is removed
@@ -135,11 +143,7 @@ def _flip_flop(
 def _covariance(gram: Tensor, chain: Tensor, shrinkage: float | None) -> Tensor:
     """Return the factor, up to scale, in the latents' coordinates: ``gram`` is of data mapped by ``chain``."""
     back = _triangular_inverse(chain)
-    covariance = back @ gram @ back.T
-    if shrinkage is None:
-        return covariance
-    mean = covariance.trace() / len(covariance)
-    return (1 - shrinkage) * covariance + shrinkage * mean * torch.eye(len(covariance)).to(covariance)
+    return shrunk(back @ gram @ back.T, shrinkage)
 
 
 def _whitening(gram: Tensor, chain: Tensor, shrinkage: float | None, limit: float) -> Tensor:
