@@ -19,11 +19,14 @@ from latentlab.errors import UserError, unknown_name
 Metric = Literal["cosine", "l2"]
 METRICS = ("cosine", "l2")
 
-_GROUP = 32
+_GROUP = 64
 """Columns per group: large enough that few maxima are sorted, small enough that few scores are looked at again."""
 
-_BLOCK_BYTES = 4 << 20
-"""Size of a block of scores and of a chunk of pairs: they stay in the cache."""
+_BLOCK_BYTES = 16 << 20
+"""Size of a block of scores: it stays in the last cache, and is large enough for fast products."""
+
+_CHUNK_BYTES = 4 << 20
+"""Size of a float64 copy of some vectors."""
 
 
 def nearest(
@@ -56,7 +59,7 @@ def nearest(
     n, m = len(queries), len(gallery)
     # At least k + 1 groups, so that k of them keep a finite maximum when the query itself is struck out.
     group = max(1, min(_GROUP, m // (4 * (k + 1))))
-    scores = torch.empty(min(n, max(16, _BLOCK_BYTES // (4 * m))), -(-m // group) * group, dtype=fast.queries.dtype)
+    scores = torch.empty(min(n, max(32, _BLOCK_BYTES // (4 * m))), -(-m // group) * group, dtype=fast.queries.dtype)
     scores[:, m:] = -torch.inf
     found = np.empty((n, k), dtype=np.int64)
     for start in range(0, n, len(scores)):
@@ -97,7 +100,7 @@ class _Pairs:
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the scores of the pairs (rows, columns), [p]."""
-        step = max(1, _BLOCK_BYTES // (8 * self.queries.shape[1]))
+        step = max(1, _CHUNK_BYTES // (8 * self.queries.shape[1]))
         parts = [self._score(r, c) for r, c in zip(rows.split(step), columns.split(step), strict=True)]
         return torch.cat(parts)
 
@@ -192,6 +195,6 @@ def _norms(vectors: Tensor) -> Tensor:
 
 def _parts(vectors: Tensor) -> Iterator[slice]:
     """Yield ranges of rows whose float64 copy is small."""
-    step = max(1, _BLOCK_BYTES // (8 * vectors.shape[1]))
+    step = max(1, _CHUNK_BYTES // (8 * vectors.shape[1]))
     for start in range(0, len(vectors), step):
         yield slice(start, min(start + step, len(vectors)))

@@ -91,6 +91,7 @@ def test_block_size_does_not_matter(monkeypatch):
     x = np.random.default_rng(6).standard_normal((500, 9))
     whole = nearest(x, x, 5, exclude_self=True)
     monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(neighbours, "_CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(neighbours, "_GROUP", 7)
     np.testing.assert_array_equal(nearest(x, x, 5, exclude_self=True), whole)
 
