@@ -55,7 +55,7 @@ class _Sweep:
 
     @property
     def bic(self) -> list[float]:
-        return [bic(m, p, len(self.train)) for m, p in zip(self.train.mean(0), self.n_parameters, strict=True)]
+        return [bic(float(m), p, len(self.train)) for m, p in zip(self.train.mean(0), self.n_parameters, strict=True)]
 
 
 @measurement(

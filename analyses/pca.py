@@ -159,15 +159,17 @@ def _randomised(points: Points, mean: Tensor, target: float, dims: int | None, s
 
     Products run in the precision of the points, sums over chunks in float64.
     """
-    most = min(dims or MOST_COMPONENTS, points.d) + _OVERSAMPLING
-    width = most if dims else _FIRST
+    most = min((dims or MOST_COMPONENTS) + _OVERSAMPLING, points.n, points.d)
+    width = most if dims else min(_FIRST, most)
     generator = torch.Generator().manual_seed(seed)
     basis = torch.zeros(points.d, 0, dtype=torch.float64)
     while True:
         fresh = torch.randn(points.d, width - basis.shape[1], generator=generator, dtype=torch.float64)
         variances, basis = _subspace_iteration(points, mean, torch.cat([basis, fresh], dim=1))
-        trusted = width - _OVERSAMPLING
-        if dims or width >= most or variances[:trusted].sum() > target:
+        if dims:
+            return variances, basis
+        trusted = width - _OVERSAMPLING  # the last few directions have not settled
+        if width == most or variances[:trusted].sum() > target:
             return variances[:trusted], basis[:, :trusted]
         width = min(2 * width, most)
 

