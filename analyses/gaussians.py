@@ -77,16 +77,16 @@ class Full(Shape):
         white = torch.empty_like(rows)
         for offset, whitener, distance in zip(offsets, whiteners, distances, strict=True):
             torch.addmm(offset, rows, whitener.T, out=white)
-            torch.sum(white.square_(), 1, out=distance)
+            torch.linalg.vector_norm(white, dim=1, out=distance)
         log_determinants = whiteners.diagonal(dim1=1, dim2=2).log().sum(1)
-        return distances.mul_(-0.5).add_((log_determinants - 0.5 * rows.shape[1] * math.log(2 * math.pi))[:, None])
+        return distances.square_().mul_(-0.5).add_((log_determinants - 0.5 * rows.shape[1] * math.log(2 * math.pi))[:, None])
 
     def add_squares(self, squares: Tensor, rows: Tensor, responsibilities: Tensor) -> None:
         """Add ``sum_n r_nk x_n x_n^T``, skipping the rows that do not count: with many dimensions nearly all of them."""
         for total, weights in zip(squares, responsibilities, strict=True):
             counting = torch.nonzero(weights > NEGLIGIBLE).flatten()
-            own = rows[counting]
-            total.addmm_((own * weights[counting, None]).T, own)
+            own = rows.index_select(0, counting)
+            total.addmm_((own * weights.index_select(0, counting)[:, None]).T, own)
 
     def covariances(self, squares: Tensor, counts: Tensor, means: Tensor) -> Tensor:
         """Return Bishop's eq. 9.25."""

@@ -10,6 +10,7 @@ Three ways to the same answer, chosen by size:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -55,8 +56,11 @@ class Pca:
 
     def standardise(self, chunk: Tensor) -> Tensor:
         """Return the components of ``chunk`` [b,d] divided by their standard deviation (ddof=0), float64 [b,k]."""
-        directions = (self.components / self.variances.sqrt()[:, None]).T
-        return (chunk.double() - self.mean) @ directions
+        return (chunk.double() - self.mean) @ self._whitening
+
+    @cached_property
+    def _whitening(self) -> Tensor:
+        return (self.components / self.variances.sqrt()[:, None]).T.contiguous()
 
 
 def pca(points: Points, *, explained: float = 0.9, dims: int | None = None, seed: int = 0) -> Pca:

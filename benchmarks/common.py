@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from threadpoolctl import threadpool_info
 
 SHAPE = (32, 16, 16)
@@ -52,6 +53,13 @@ def synthetic_latents(n: int, classes: int, shape: tuple[int, ...] = SHAPE) -> t
         scale = (0.5 + labels[part] / classes).astype(np.float32)[:, None, None]
         latents[part] = scale * (mix_channels @ latents[part] @ mix_cells) + means[labels[part]] + 0.3
     return latents.reshape(n, *shape), labels
+
+
+def write_feature_folder(path: Path, latents: np.ndarray, labels: np.ndarray, shard: int = 2500) -> None:
+    """Write latents and labels as LightningDiT's feature extraction does, ``shard`` images per file."""
+    for i, start in enumerate(range(0, len(latents), shard)):
+        part = slice(start, start + shard)
+        save_file({"latents": latents[part], "labels": labels[part]}, path / f"latents_rank00_shard{i:03d}.safetensors")
 
 
 def compare(name: str, ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 3) -> Comparison:

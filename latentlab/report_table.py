@@ -31,7 +31,7 @@ def print_results(results: Results, file: TextIO | None = None) -> None:
         table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else None)
     console.print(table)
     for line in _remarks(results):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)  # one line each, also for grep
 
 
 def write_summary(results: Results, folder: Path) -> None:

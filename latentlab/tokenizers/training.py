@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -221,13 +222,11 @@ class Trainer:
         self._draw(held_out)
 
     def _draw(self, images: ImageSet) -> None:
-        from torchvision.io import write_png
-
         originals = to_unit_range(images.images(np.arange(min(16, images.n)))).to(self.device)
         rows = torch.cat([originals, self.average.decode(self.average.encode(originals))])
         grid = make_grid(rows, nrow=len(originals), value_range=(-1, 1), normalize=True)
         with atomic_path(self.out / "reconstructions" / f"step_{self.step:08d}.png") as temporary:
-            write_png((grid * 255).round().byte().cpu(), str(temporary))
+            Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).cpu().numpy()).save(temporary, format="png")
 
     def export(self) -> Path:
         """Write the averaged weights with everything `load_tokenizer` needs; return the path."""

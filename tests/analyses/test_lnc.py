@@ -6,8 +6,9 @@ import torch
 
 from analyses.lnc import lnc
 from latentlab.errors import UserError
-from latentlab.latents import ArrayLatents
+from latentlab.latents import ArrayLatents, TokenizerSpec
 from latentlab.registry import measure
+from latentlab.store import StoreWriter
 
 
 def tight_classes(classes, per_class, seed=0):
@@ -110,6 +111,15 @@ def test_batch_size_does_not_matter(monkeypatch):
     whole = measure("lnc", z, labels, masks)
     monkeypatch.setattr("latentlab.latents.BATCH_BYTES", 10_000)
     assert measure("lnc", z, labels, masks).to_json() == whole.to_json()
+
+
+def test_a_store_gives_the_same_as_arrays(tmp_path):
+    z, labels, masks = random_set(seed=6)
+    spec = TokenizerSpec(name="test", release="test", kind="continuous", layout="grid", channels=6)
+    writer = StoreWriter(tmp_path / "store", request={}, spec=spec)
+    writer.append(torch.from_numpy(z), labels, masks=torch.from_numpy(masks))
+    store = writer.finish()
+    assert measure("lnc", store=store).to_json() == measure("lnc", z, labels, masks).to_json()
 
 
 def test_seed_moves_only_the_interval():

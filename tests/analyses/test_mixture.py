@@ -179,6 +179,20 @@ def test_split_divides_the_widest_component_along_its_axis() -> None:
     torch.testing.assert_close(split.covariances[1:], torch.diag(torch.tensor([1.0, 12.0])).double().repeat(2, 1, 1))
 
 
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_second_split_takes_the_axis_that_is_now_widest(covariance: str) -> None:
+    variances = torch.tensor([[16.0, 14.0]], dtype=torch.float64)
+    mixture = Mixture(
+        covariance,  # type: ignore[arg-type]
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 2, dtype=torch.float64),
+        torch.diag_embed(variances) if covariance == "full" else variances,
+    )
+    split = split_start(mixture, 4)
+    offsets = sorted((round(abs(x), 9), round(abs(y), 9)) for x, y in split.means.tolist())
+    assert offsets == [(2, round(0.5 * math.sqrt(14), 9))] * 4 and len({tuple(m) for m in split.means.tolist()}) == 4
+
+
 def test_warm_start_alone_improves_on_what_was_split(rows: torch.Tensor) -> None:
     for covariance in COVARIANCES:
         small = fit_mixture(ArrayPoints(rows), 3, covariance)
