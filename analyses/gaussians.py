@@ -78,8 +78,8 @@ class Full(Shape):
         for offset, whitener, distance in zip(offsets, whiteners, distances, strict=True):
             torch.addmm(offset, rows, whitener.T, out=white)
             torch.linalg.vector_norm(white, dim=1, out=distance)
-        log_determinants = whiteners.diagonal(dim1=1, dim2=2).log().sum(1)
-        return distances.square_().mul_(-0.5).add_((log_determinants - 0.5 * rows.shape[1] * math.log(2 * math.pi))[:, None])
+        constants = whiteners.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
+        return distances.square_().mul_(-0.5).add_(constants[:, None])
 
     def add_squares(self, squares: Tensor, rows: Tensor, responsibilities: Tensor) -> None:
         """Add ``sum_n r_nk x_n x_n^T``, skipping the rows that do not count: with many dimensions nearly all of them."""

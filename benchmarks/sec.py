@@ -1,7 +1,7 @@
 """SEC of 10,000 latents of 32 x 16 x 16 against scipy's DCT, and its memory: ``python benchmarks/sec.py``.
 
-The peer normalises in numpy and transforms with `scipy.fft.dctn` on two workers, in the float32 of the latents (scipy is
-twice as slow in float64). Ours includes the bootstrap interval, which the peer does without.
+The peer normalises in numpy (by sums of squares: a tenth of the time of ``std``) and transforms with `scipy.fft.dctn` on two
+workers, all in the float32 of the latents: float64 takes twice as long and changes nothing here. Ours includes the bootstrap interval, which the peer does without.
 """
 
 import tempfile
@@ -25,10 +25,8 @@ def ours_streamed(path: str) -> float:
 
 
 def peer(latents: np.ndarray) -> list[float]:
-    mean = latents.mean((0, 2, 3), dtype=np.float64, keepdims=True).astype(np.float32)
-    std = latents.std((0, 2, 3), dtype=np.float64, ddof=1, keepdims=True).astype(np.float32)
-    z = latents - mean
-    z /= std
+    z = latents - latents.mean((0, 2, 3), keepdims=True)
+    z /= np.sqrt(np.einsum("nchw,nchw->c", z, z) / (z.size / z.shape[1] - 1))[:, None, None]
     coefficients = dctn(z, axes=(2, 3), norm="ortho", workers=2, overwrite_x=True)
     energy = np.square(coefficients, out=coefficients).mean((0, 1), dtype=np.float64)
     h, w = energy.shape

@@ -29,9 +29,11 @@ def ours_streamed(path: str) -> float:
 def peer(data: Data) -> float:
     latents, labels = data
     z = latents.reshape(len(latents), latents.shape[1], -1)
-    mean = z.mean((0, 2), dtype=np.float64)[:, None]
-    std = z.std((0, 2), dtype=np.float64, ddof=1)[:, None]
-    return float(np.mean([peer_class((z[labels == label] - mean) / std) for label in np.unique(labels)]))
+    mean = z.mean((0, 2))[:, None]
+    std = z.std((0, 2), ddof=1)[:, None]
+    return float(
+        np.mean([peer_class((z[labels == label].astype(np.float64) - mean) / std) for label in np.unique(labels)])
+    )
 
 
 def peer_class(x: np.ndarray) -> float:

@@ -2,8 +2,8 @@
 
 A folder holds ``latents_rank00_shard000.safetensors``, ... with ``latents`` [m,c,h,w] or [m,l,c], ``labels`` [m] and, for
 discrete tokenizers, ``codes`` [m,h,w] or [m,l]; beside them ``masks_rank00_shard000.safetensors``, ... with the foreground
-masks as bits. ``store.json`` is written last: without it a folder of ours is unfinished. Folders written by LightningDiT's feature
-extraction have no ``store.json`` and are read as they are.
+masks as bits. ``store.json`` is written last: without it a folder of ours is unfinished. Folders written by LightningDiT's
+feature extraction have no ``store.json`` and are read as they are.
 """
 
 from dataclasses import asdict, dataclass

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analyses.intervals import level_mean_interval, mean_interval
 from analyses.lnc import lnc
 from latentlab.errors import UserError
 from latentlab.latents import ArrayLatents, TokenizerSpec
@@ -120,6 +121,16 @@ def test_a_store_gives_the_same_as_arrays(tmp_path):
     writer.append(torch.from_numpy(z), labels, masks=torch.from_numpy(masks))
     store = writer.finish()
     assert measure("lnc", store=store).to_json() == measure("lnc", z, labels, masks).to_json()
+
+
+def test_interval_of_levels_is_the_bootstrap_over_images():
+    """One multinomial draw per resampling has the distribution of drawing image by image; also the normal interval."""
+    values = np.random.default_rng(0).integers(0, 6, 2000) / 5
+    found, drawn = level_mean_interval(values), mean_interval(values)
+    half = 1.96 * values.std() / np.sqrt(2000)
+    assert found == pytest.approx(drawn, abs=0.1 * half)
+    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert level_mean_interval(values[:1]) is None
 
 
 def test_seed_moves_only_the_interval():
