@@ -19,9 +19,6 @@ from latentlab.errors import UserError
 
 Covariance = Literal["full", "diag", "tied"]
 
-NEGLIGIBLE = 1e-20
-"""Full covariances: rows for which a component is less responsible than this are left out of its sums (below rounding)."""
-
 
 class DegenerateMixtureError(UserError):
     """A component lost all its points or collapsed onto too few of them."""
@@ -82,9 +79,9 @@ class Full(Shape):
         return distances.square_().mul_(-0.5).add_(constants[:, None])
 
     def add_squares(self, squares: Tensor, rows: Tensor, responsibilities: Tensor) -> None:
-        """Add ``sum_n r_nk x_n x_n^T``, skipping the rows that do not count: with many dimensions nearly all of them."""
+        """Add ``sum_n r_nk x_n x_n^T``, skipping rows of responsibility 0: with many dimensions nearly all of them."""
         for total, weights in zip(squares, responsibilities, strict=True):
-            counting = torch.nonzero(weights > NEGLIGIBLE).flatten()
+            counting = torch.nonzero(weights).flatten()
             own = rows.index_select(0, counting)
             total.addmm_((own * weights.index_select(0, counting)[:, None]).T, own)
 

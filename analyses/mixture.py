@@ -27,6 +27,9 @@ CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
 START_ROWS = 20_000
 """Random starts are looked for on at most this many points (or 20 per component)."""
 
+NEGLIGIBLE = 1e-20
+"""Responsibilities up to this are set to 0, alike in all sums: far below rounding, and zeros are skipped."""
+
 SCOUT_ITERATIONS = 5
 """Length of the short runs that choose among several starts."""
 
@@ -200,6 +203,7 @@ def _iterate(points: Points, mixture: Mixture, reg_covar: float) -> tuple[Mixtur
     for rows, joint in _joint_densities(points, mixture):
         likelihood = torch.logsumexp(joint, 0)
         responsibilities = joint.sub_(likelihood).exp_()  # Bishop (2006), eq. 9.23
+        torch.nn.functional.threshold_(responsibilities, NEGLIGIBLE, 0.0)
         total += likelihood.sum()
         counts += responsibilities.sum(1)
         sums.addmm_(responsibilities, rows)

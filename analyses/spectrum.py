@@ -16,7 +16,7 @@ from latentlab.latents import Latents
 GROUPS = 512
 """Energies are kept for at most this many random groups of images, the units of a bootstrap."""
 
-_PIECE_BYTES = 2 << 20
+_PIECE_BYTES = 1 << 20
 """A piece and its transform fit into the caches of two cores."""
 
 
@@ -62,7 +62,7 @@ def measure_spectrum(latents: Latents, bands: np.ndarray, *, normalize: bool, se
         for piece in batch.split(max(1, _PIECE_BYTES // batch[0].nbytes)):
             sums.add(piece, group_of[start : start + len(piece)])
             start += len(piece)
-    if not torch.isfinite(sums.ac).all():
+    if not torch.isfinite(sums.energy).all():
         _ = latents.moments  # says which images, if that is the reason
         raise UserError("latents are not finite, or too large for float32 squares (above 1e18): rescale them")
     return sums.spectrum(normalize)
@@ -78,48 +78,54 @@ class _Sums:
     """Sums over images from which the energies after any shift and scale of the channels follow."""
 
     def __init__(self, latents: Latents, bands: np.ndarray) -> None:
+        first = latents.take(slice(0, 32))
+        self._offset = _large_offset(first)
+        self._epsilon = torch.finfo(first.dtype).eps
         c, groups, (h, w) = latents.channels, min(latents.n, GROUPS), bands.shape[1:]
-        self._rows, self._columns = dct_matrix(h), dct_matrix(w)
-        masks = np.concatenate([np.ones((1, h, w)), bands])  # the first band is all of AC
-        self._masks = torch.from_numpy(masks).flatten(1).T
-        self._origin: Tensor | None = None  # close to the mean: a large common offset would cost digits
-        self._epsilon = 0.0
-        self.ac = torch.zeros(c, h * w, dtype=torch.float64)  # per channel and frequency, 0 at DC
-        self.bands = torch.zeros(groups, c, len(masks), dtype=torch.float64)
-        self.dc = torch.zeros(groups, c, 2, dtype=torch.float64)  # DC coefficient from the origin, and its square
+        self._rows, self._columns = (dct_matrix(side).to(first.dtype) for side in (h, w))
+        all_ac = np.arange(h * w) > 0
+        self._masks = torch.from_numpy(np.stack([all_ac, *bands.reshape(-1, h * w)])).to(first.dtype)
+        self.energy = torch.zeros(c, h * w, dtype=torch.float64)  # per channel and frequency; DC as it came
+        self.bands = torch.zeros(len(self._masks), groups, c, dtype=torch.float64)
+        self.dc = torch.zeros(2, groups, c, dtype=torch.float64)  # sums of the DC coefficients and of their squares
         self.counts = torch.zeros(groups, dtype=torch.float64)
 
     def add(self, latents: Tensor, groups: Tensor) -> None:
         """Add images [b,c,h,w], which belong to the ``groups`` [b]."""
         b, c, h, w = latents.shape
-        if self._origin is None:
-            self._origin, self._epsilon = latents.mean((0, 2, 3)), torch.finfo(latents.dtype).eps
-        along_rows = (latents - self._origin[:, None, None]).view(-1, w) @ self._columns.to(latents).T
-        coefficients = (self._rows.to(latents) @ along_rows.view(b * c, h, w)).view(b, c, h * w)
-        dc = coefficients[:, :, 0].to(torch.float64, copy=True)
-        coefficients[:, :, 0] = 0
-        energies = coefficients.square_()
-        self.ac += energies.sum(0)
-        self.bands.index_add_(0, groups, (energies @ self._masks.to(latents)).double())
-        self.dc.index_add_(0, groups, torch.stack([dc, dc**2], dim=2))
+        if self._offset is not None:
+            latents = latents - self._offset[:, None, None]
+        coefficients = self._rows @ (latents.reshape(-1, w) @ self._columns.T).view(b * c, h, w)
+        dc = coefficients[:, 0, 0].view(b, c).to(torch.float64, copy=True)
+        energies = coefficients.square_().view(b * c, h * w)
+        self.energy += energies.view(b, c, h * w).sum(0)
+        self.bands.index_add_(1, groups, (self._masks @ energies.T).view(-1, b, c).double())
+        self.dc.index_add_(1, groups, torch.stack([dc, dc**2]))
         self.counts += torch.bincount(groups, minlength=len(self.counts))
 
     def spectrum(self, normalize: bool) -> Spectrum:
         """Return the energies, of standardised channels or of the latents as they are."""
-        assert self._origin is not None
-        c, s = self.ac.shape
+        c, s = self.energy.shape
         n = self.counts.sum()
-        origin = self._origin.double() * s**0.5  # as a DC coefficient
+        # DC coefficients are sqrt(s) times the mean over cells: where they are counted from, and where they should be.
+        origin = s**0.5 * (torch.zeros(c) if self._offset is None else self._offset).double()
         centre, scale = -origin, torch.ones(c, dtype=torch.float64)
+        dc_sum, dc_squares = self.dc
         if normalize:
-            centre = self.dc[:, :, 0].sum(0) / n
-            variance = (self.ac.sum(1) + self.dc[:, :, 1].sum(0) - n * centre**2) / (n * s - 1).clamp_min(1)
-            mean = (centre + origin) / s**0.5
-            scale = torch.where(variance > (8 * self._epsilon * mean) ** 2, 1 / variance, 0)  # constant up to rounding
-        dc = self.dc[:, :, 1] - 2 * centre * self.dc[:, :, 0] + self.counts[:, None] * centre**2
-        energy = scale @ self.ac
-        energy[0] = dc.clamp_min(0).sum(0) @ scale
-        bands = torch.einsum("gcb,c->bg", self.bands, scale)
-        totals = bands[0] + dc.clamp_min(0) @ scale
+            centre = dc_sum.sum(0) / n
+            squares = self.bands[0].sum(0) + dc_squares.sum(0) - n * centre**2
+            variance = squares / (n * s - 1).clamp_min(1)
+            rounding = 8 * self._epsilon * (centre + origin) / s**0.5
+            scale = torch.where(variance > rounding**2, 1 / variance, 0)
+        dc = (dc_squares - 2 * centre * dc_sum + self.counts[:, None] * centre**2).clamp_min(0)
+        energy = scale @ self.energy
+        energy[0] = dc.sum(0) @ scale
+        bands = self.bands @ scale
         h, w = len(self._rows), len(self._columns)
-        return Spectrum(energy.view(h, w).numpy(), bands[1:].numpy(), totals.numpy())
+        return Spectrum(energy.view(h, w).numpy(), bands[1:].numpy(), (bands[0] + dc @ scale).numpy())
+
+
+def _large_offset(latents: Tensor) -> Tensor | None:
+    """Return the channel means [c] if some are so far from 0 that they would cost the products digits, else None."""
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3), correction=0)
+    return mean if (mean.abs() > 100 * std).any() else None

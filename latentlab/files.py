@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from latentlab.errors import UserError
 
 T = TypeVar("T")
-_BLOCK = 1 << 20
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
 @contextmanager
@@ -102,9 +102,9 @@ def quick_fingerprint(path: Path) -> str:
     status = path.stat()
     seen = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
     with open(path, "rb") as file:
-        for i in range(16):
-            file.seek(i * max(status.st_size - _BLOCK, 0) // 15)
-            seen.update(file.read(_BLOCK // 16))
+        for i in range(_SAMPLES):  # the first begins at the start, the last ends at the end
+            file.seek(i * max(status.st_size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            seen.update(file.read(_SAMPLE_BYTES))
     return seen.hexdigest()[:16]
 
 

@@ -21,6 +21,9 @@ from latentlab.tokenizers.zoo import embedded_path
 
 RUNS = Path("runs/embedded")
 TABLE = Path("docs/embedded_tokenizers.md")
+IMAGES: int | None = None
+"""Test images that are scored; None for all of them."""
+
 _AT_ONCE = 2
 
 _INTRODUCTION = """# Embedded tokenizers
@@ -66,7 +69,7 @@ def scores_table(names: Sequence[str]) -> pd.DataFrame:
     from latentlab.quality.reconstruction import reconstruction_scores
     from latentlab.tokenizers import load_tokenizer
 
-    images = open_data("fashion:test")
+    images = open_data("fashion:test", limit=IMAGES)
     rows = {}
     for name in names:
         tokenizer = load_tokenizer(name, release="fashion32")

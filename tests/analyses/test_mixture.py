@@ -207,6 +207,18 @@ def test_empty_component_is_an_error(rows: torch.Tensor) -> None:
         em(ArrayPoints(rows), first)
 
 
+@pytest.mark.parametrize("distance", [6.0, 7.0, 8.0, 8.5, 9.0])
+def test_component_with_hardly_any_weight_keeps_a_valid_covariance(distance: float) -> None:
+    """Its largest responsibilities come near those that are dropped: all its sums must drop the same ones."""
+    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means = torch.zeros(2, 3, dtype=torch.float64)
+    means[1, 0] = distance + float(rows[:, 0].max())
+    first = Mixture("full", torch.tensor([0.5, 0.5]).double(), means, torch.eye(3).double().repeat(2, 1, 1))
+    found = em(ArrayPoints(rows), first, max_iter=1).mixture
+    assert 0 < found.weights[1] < 1e-6
+    assert torch.linalg.eigvalsh(found.covariances[1]).min() > 0.5e-6
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_singular_covariance_is_an_error(rows: torch.Tensor, covariance: str) -> None:
     flat = rows.clone()

@@ -1,0 +1,112 @@
+"""`latentlab.measure` and the registry: every input form gives the same number, mistakes are named, imports stay light."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import latentlab
+from latentlab import Measurement, TokenizerSpec, UserError
+from latentlab.registry import measurement_names
+from latentlab.store import StoreWriter
+
+RNG = np.random.default_rng(0)
+LATENTS = RNG.normal(size=(60, 4, 3, 5)).astype(np.float32)
+LABELS = np.arange(60) % 3
+SPEC = TokenizerSpec("toy", "test", "continuous", "grid", channels=4)
+
+
+@pytest.mark.parametrize("name", ["viv", "lnc", "sec", "linear_probe"])
+def test_numpy_torch_and_store_agree(name: str, tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, request={}, spec=SPEC)
+    writer.append(torch.from_numpy(LATENTS), LABELS)
+    values = [
+        latentlab.measure(name, latents=LATENTS, labels=LABELS).value,
+        latentlab.measure(name, latents=torch.from_numpy(LATENTS), labels=torch.from_numpy(LABELS)).value,
+        latentlab.measure(name, latents=LATENTS.astype(np.float64), labels=LABELS.tolist()).value,
+        latentlab.measure(name, store=writer.finish()).value,
+    ]
+    np.testing.assert_allclose(values, values[0], rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["viv", "lnc", "linear_probe"])
+def test_sequences_are_grids_without_their_shape(name: str) -> None:
+    tokens = LATENTS.reshape(60, 4, 15).transpose(0, 2, 1)
+    flat = latentlab.measure(name, latents=tokens, labels=LABELS)
+    grid = latentlab.measure(name, latents=LATENTS, labels=LABELS)
+    assert flat.value == pytest.approx(grid.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["viv", "lnc", "sec", "linear_probe", "gmm"])
+def test_every_measurement_is_complete_and_survives_json(name: str) -> None:
+    parameters = {"components": (1, 2)} if name == "gmm" else {}
+    m = latentlab.measure(name, latents=LATENTS, labels=LABELS, **parameters)
+    card = latentlab.measurements()[name]
+    assert (m.name, m.direction) == (name, card.better) and m.unit and m.variant and m.n > 0
+    assert m.interval is not None and m.interval[0] <= m.value <= m.interval[1]
+    again = Measurement.from_dict(json.loads(m.to_json()))
+    assert again.to_dict() == m.to_dict()
+    assert set(m.parameters) <= set(again.to_dict()["parameters"])
+
+
+@pytest.mark.parametrize("name", ["viv", "lnc", "sec"])
+def test_order_of_the_images_does_not_matter(name: str) -> None:
+    order = np.random.default_rng(1).permutation(60)
+    straight = latentlab.measure(name, latents=LATENTS, labels=LABELS).value
+    shuffled = latentlab.measure(name, latents=LATENTS[order], labels=LABELS[order]).value
+    assert shuffled == pytest.approx(straight, rel=1e-6)
+
+
+def test_every_card_says_what_a_reader_needs() -> None:
+    cards = latentlab.measurements()
+    assert list(cards) == measurement_names()
+    for name, card in cards.items():
+        assert card.name == name
+        assert all((card.title, card.summary, card.formula, card.unit, card.range, card.source)), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "vivv"}, "unknown measurement 'vivv'. Did you mean viv"),
+        ({"name": "viv", "reduse": "sum"}, "unknown parameter of 'viv' 'reduse'. Did you mean reduce"),
+        ({"name": "lnc", "labels": None}, "needs labels"),
+        ({"name": "sec", "latents": LATENTS.reshape(60, 15, 4)}, "'sec' needs grid"),
+        ({"name": "lnc", "labels": [0, 1]}, "labels must have one entry per latent: got 2 for 60 latents"),
+        ({"name": "sec", "latents": None}, "give either latents"),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        latentlab.measure(**{"latents": LATENTS, "labels": LABELS, **arguments})
+
+
+@pytest.mark.parametrize("name", ["viv", "lnc", "sec", "linear_probe", "gmm"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_latents_are_counted_and_named(name: str, bad: float) -> None:
+    spoiled = LATENTS.copy()
+    spoiled[[7, 20], 1, 2, 3] = bad
+    with pytest.raises(UserError, match=r"2 of 60 latents contain NaN or infinity \(first: image 7\)"):
+        latentlab.measure(name, latents=spoiled, labels=LABELS)
+
+
+def test_a_store_brings_its_own_labels() -> None:
+    store = latentlab.ArrayLatents(LATENTS, labels=LABELS)
+    with pytest.raises(UserError, match="belong to the store"):
+        latentlab.measure("lnc", store=store, labels=LABELS)
+
+
+def test_importing_latentlab_does_not_import_torch() -> None:
+    script = "import sys, latentlab; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["False", "False"]
+
+
+def test_public_names_exist() -> None:
+    assert all(getattr(latentlab, name) is not None for name in latentlab.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = latentlab.nonsense
