@@ -19,7 +19,7 @@ from torch import Tensor
 
 from analyses.gaussians import SHAPES, Covariance, DegenerateMixtureError
 from analyses.intervals import bootstrap_means, mean_interval
-from analyses.mixture import Fit, bic, fit_mixture, score_samples
+from analyses.mixture import Fit, bic, count_parameters, fit_mixture, score_samples
 from analyses.pca import Pca, pca
 from analyses.points import LatentRows, MappedPoints, Points, in_memory
 from latentlab.errors import UserError, unknown_name
@@ -30,14 +30,12 @@ from latentlab.registry import measurement
 COMPONENTS = (1, 2, 5, 10, 20, 50)
 """Numbers of components tried by default."""
 
-IMAGES_PER_COMPONENT = 10
-"""Training images per component below which the default sweep stops."""
-
 CACHE_BYTES = 256 << 20
 """Projected latents are kept in memory up to this size, else projected again in every pass over the store."""
 
 NUMBERS_PER_PARAMETER = 10
-"""A fit with fewer training numbers (images x dims) per parameter is flagged: it follows the sample, not the distribution."""
+"""A fit with fewer training numbers (images x dims) per parameter follows the sample, not the distribution: it is flagged when
+asked for, and left out of the default sweep, where it would also cost most of the time."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,8 @@ def gmm(
 
     Args:
         latents: [n,...].
-        components: numbers of components K to try; None: of 1, 2, 5, 10, 20, 50 those with 10 training images per component.
+        components: numbers of components K to try; None: 1 and of 2, 5, 10, 20, 50 those with 10 training numbers
+            (images x dims) per parameter.
         covariance: ``full``, ``diag`` or ``tied``. A diagonal needs several components for one tilted mode.
         dims: PCA dimension; None takes the fewest with more than ``explained`` of the variance. Fix it to compare NLLs.
         explained: share of the variance to exceed, in (0,1).
@@ -133,10 +132,16 @@ def gmm(
         raise UserError(f"n_init must be at least 1, got {n_init}")
     latents.moments  # noqa: B018  refuses NaN and infinity by image number
     training = _split(latents.n, heldout, seed)
-    ks = _numbers_of_components(components, int(training.sum()))
     rows, unseen = LatentRows(latents, training), LatentRows(latents, ~training)
+    if components is not None:
+        _check_components(components, rows.n)
     axes = pca(rows, explained=explained, dims=dims, seed=seed)
     kept = len(axes.variances)
+    ks = (
+        _default_components(rows.n, kept, covariance)
+        if components is None
+        else tuple(sorted({int(k) for k in components}))
+    )
     fit = partial(fit_mixture, covariance=covariance, n_init=n_init, tol=tol, max_iter=max_iter, seed=seed)
     sweep = _sweep(_project(rows, axes), _project(unseen, axes), ks, fit)
     best = int(np.argmin(sweep.bic))
@@ -170,10 +175,8 @@ def gmm(
     )
 
 
-def _numbers_of_components(asked: Sequence[int] | None, n: int) -> tuple[int, ...]:
-    """Return the K to try in ascending order, each once, for ``n`` training images."""
-    if asked is None:
-        return tuple(k for k in COMPONENTS if k == 1 or IMAGES_PER_COMPONENT * k <= n)
+def _check_components(asked: Sequence[int], n: int) -> None:
+    """Raise `UserError` unless ``asked`` are numbers of components that ``n`` training images can be fitted with."""
     if not asked or any(k != int(k) or k < 1 for k in asked):
         raise UserError(f"components must be positive integers, at least one, got {list(asked)}")
     if max(asked) > n:
@@ -181,7 +184,13 @@ def _numbers_of_components(asked: Sequence[int] | None, n: int) -> tuple[int, ..
             f"components asks for {max(asked)} components, but only {n} images are left for training: give more images or "
             "ask for fewer"
         )
-    return tuple(sorted({int(k) for k in asked}))
+
+
+def _default_components(n: int, dims: int, covariance: Covariance) -> tuple[int, ...]:
+    """Return the K of the default sweep for ``n`` training images in ``dims`` dimensions, ascending."""
+    return tuple(
+        k for k in COMPONENTS if k == 1 or n * dims >= NUMBERS_PER_PARAMETER * count_parameters(k, dims, covariance)
+    )
 
 
 def _split(n: int, heldout: float, seed: int) -> np.ndarray:
@@ -296,7 +305,8 @@ def _left_out(ks: tuple[int, ...]) -> list[str]:
     if not left_out:
         return []
     return [
-        f"{_listed(left_out)} components were not tried: fewer than {IMAGES_PER_COMPONENT} training images for each"
+        f"{_listed(left_out)} components were not tried, as they would have fewer than {NUMBERS_PER_PARAMETER} training numbers "
+        "(images x dims) per parameter: use more images, fewer dims or covariance='diag', or name components"
     ]
 
 

@@ -60,7 +60,7 @@ class Mixture:
     def n_parameters(self) -> int:
         """Number of free parameters: weights, means and covariances."""
         k, d = self.means.shape
-        return k - 1 + k * d + self.shape.size(k, d)
+        return count_parameters(k, d, self.covariance)
 
     @property
     def centre(self) -> Tensor:
@@ -85,6 +85,11 @@ class Fit:
     mixture: Mixture
     log_likelihoods: tuple[float, ...]
     converged: bool
+
+
+def count_parameters(k: int, d: int, covariance: Covariance) -> int:
+    """Return the number of free parameters of ``k`` Gaussians in ``d`` dimensions: weights, means and covariances."""
+    return k - 1 + k * d + SHAPES[covariance].size(k, d)
 
 
 def bic(mean_log_likelihood: float, n_parameters: int, n: int) -> float:
@@ -203,7 +208,7 @@ def _iterate(points: Points, mixture: Mixture, reg_covar: float) -> tuple[Mixtur
     for rows, joint in _joint_densities(points, mixture):
         likelihood = torch.logsumexp(joint, 0)
         responsibilities = joint.sub_(likelihood).exp_()  # Bishop (2006), eq. 9.23
-        torch.nn.functional.threshold_(responsibilities, NEGLIGIBLE, 0.0)
+        torch.nn.functional.threshold(responsibilities, NEGLIGIBLE, 0.0, inplace=True)
         total += likelihood.sum()
         counts += responsibilities.sum(1)
         sums.addmm_(responsibilities, rows)

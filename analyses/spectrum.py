@@ -4,12 +4,14 @@ Per-channel standardisation is not applied to the latents but to the energies: a
 divides all energies, and by Parseval the energies give the variance that it needs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from analyses.threads import map_in_threads
 from latentlab.errors import UserError
 from latentlab.latents import Latents
 
@@ -55,17 +57,28 @@ def measure_spectrum(latents: Latents, bands: np.ndarray, *, normalize: bool, se
     Raises:
         UserError: latents contain NaN or infinity.
     """
-    sums = _Sums(latents, bands)
     group_of = _random_groups(latents.n, seed)
-    start = 0
-    for batch in latents.batches():
-        for piece in batch.split(max(1, _PIECE_BYTES // batch[0].nbytes)):
-            sums.add(piece, group_of[start : start + len(piece)])
-            start += len(piece)
-    if not torch.isfinite(sums.energy).all():
+    start = latents.take(slice(0, 32))
+
+    def add_up(parts: Sequence[slice]) -> _Sums:
+        sums = _Sums(start, bands, groups=min(latents.n, GROUPS))
+        for part in parts:
+            batch = latents.take(part)
+            step = max(1, _PIECE_BYTES // batch[0].nbytes)
+            for piece, groups in zip(batch.split(step), group_of[part].split(step), strict=True):
+                sums.add(piece, groups)
+        return sums
+
+    slices, threads = list(latents.slices()), torch.get_num_threads()
+    total, *others = map_in_threads(
+        add_up, [slices[i::threads] for i in range(min(threads, len(slices)))], most=threads
+    )
+    for sums in others:
+        total.merge(sums)
+    if not torch.isfinite(total.energy).all():
         _ = latents.moments  # says which images, if that is the reason
         raise UserError("latents are not finite, or too large for float32 squares (above 1e18): rescale them")
-    return sums.spectrum(normalize)
+    return total.spectrum(normalize)
 
 
 def _random_groups(n: int, seed: int) -> Tensor:
@@ -77,14 +90,13 @@ def _random_groups(n: int, seed: int) -> Tensor:
 class _Sums:
     """Sums over images from which the energies after any shift and scale of the channels follow."""
 
-    def __init__(self, latents: Latents, bands: np.ndarray) -> None:
-        first = latents.take(slice(0, 32))
-        self._offset = _large_offset(first)
-        self._epsilon = torch.finfo(first.dtype).eps
-        c, groups, (h, w) = latents.channels, min(latents.n, GROUPS), bands.shape[1:]
-        self._rows, self._columns = (dct_matrix(side).to(first.dtype) for side in (h, w))
+    def __init__(self, sample: Tensor, bands: np.ndarray, groups: int) -> None:
+        """Start at zero; ``sample`` [b,c,h,w] shows what the latents are like."""
+        _, c, h, w = sample.shape
+        self._offset, self._epsilon = _large_offset(sample), torch.finfo(sample.dtype).eps
+        self._rows, self._columns = (dct_matrix(side).to(sample.dtype) for side in (h, w))
         all_ac = np.arange(h * w) > 0
-        self._masks = torch.from_numpy(np.stack([all_ac, *bands.reshape(-1, h * w)])).to(first.dtype)
+        self._masks = torch.from_numpy(np.stack([all_ac, *bands.reshape(-1, h * w)])).to(sample.dtype)
         self.energy = torch.zeros(c, h * w, dtype=torch.float64)  # per channel and frequency; DC as it came
         self.bands = torch.zeros(len(self._masks), groups, c, dtype=torch.float64)
         self.dc = torch.zeros(2, groups, c, dtype=torch.float64)  # sums of the DC coefficients and of their squares
@@ -102,6 +114,14 @@ class _Sums:
         self.bands.index_add_(1, groups, (self._masks @ energies.T).view(-1, b, c).double())
         self.dc.index_add_(1, groups, torch.stack([dc, dc**2]))
         self.counts += torch.bincount(groups, minlength=len(self.counts))
+
+    def merge(self, other: "_Sums") -> None:
+        """Add what ``other`` has added up, with the same groups and bands and from the same sample."""
+        for mine, theirs in zip(self._all(), other._all(), strict=True):
+            mine += theirs
+
+    def _all(self) -> tuple[Tensor, ...]:
+        return self.energy, self.bands, self.dc, self.counts
 
     def spectrum(self, normalize: bool) -> Spectrum:
         """Return the energies, of standardised channels or of the latents as they are."""

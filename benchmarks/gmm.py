@@ -70,8 +70,9 @@ def file_task(path: Path, d: int, k: int) -> Task:
 def _ready(points: Points, k: int) -> Task:
     torch.set_num_threads(THREADS)
     start = random_starts(points, k, "full", 1)[0]
-    little = ArrayPoints(next(points.chunks())[:2000])
-    ours((little, start), 1), peer((little, start), 1)  # libraries loaded, threads started
+    little = ArrayPoints(torch.from_numpy(clusters(500, 4, 2)))
+    toy = (little, random_starts(little, 2, "full", 1)[0])
+    ours(toy, 1), peer(toy, 1)  # libraries loaded, threads started
     return points, start
 
 

@@ -1,7 +1,8 @@
 """SEC of 10,000 latents of 32 x 16 x 16 against scipy's DCT, and its memory: ``python benchmarks/sec.py``.
 
-The peer normalises in numpy (by sums of squares: a tenth of the time of ``std``) and transforms with `scipy.fft.dctn` on two
-workers, all in the float32 of the latents: float64 takes twice as long and changes nothing here. Ours includes the bootstrap interval, which the peer does without.
+The peer normalises in numpy (by sums of squares: a tenth of the time of ``std``) and transforms with `scipy.fft.dctn` on
+two workers, all in the float32 of the latents: float64 takes twice as long and changes nothing here. Ours includes the
+bootstrap interval, which the peer does without.
 """
 
 import tempfile

@@ -11,7 +11,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from analyses.viv import velocity_variance
-
     from latentlab.data import ImageSet, open_data
     from latentlab.errors import UserError
     from latentlab.latents import ArrayLatents, Latents, TokenizerSpec

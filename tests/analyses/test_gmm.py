@@ -154,10 +154,12 @@ def test_sequences_count_too() -> None:
     assert json.loads(found.to_json())["details"]["explained"] > 0.9
 
 
-def test_default_sweep_follows_the_number_of_images() -> None:
-    few = gmm(modes(2, n=70))
-    assert few.details["components"] == [1, 2, 5]
-    assert "10, 20, 50 components were not tried: fewer than 10 training images for each" in few.warnings
+def test_default_sweep_ends_where_parameters_outgrow_the_numbers() -> None:
+    """160 training images in 4 dimensions are 640 numbers; K full Gaussians have 15 K - 1 parameters: 64 allow K = 1, 2."""
+    few = gmm(modes(2, n=200), dims=4)
+    assert few.details["components"] == [1, 2]
+    assert any(w.startswith("5, 10, 20, 50 components were not tried") for w in few.warnings)
+    assert gmm(modes(2, n=200), dims=4, covariance="diag").details["components"] == [1, 2, 5]
 
 
 def test_cautions(six: ArrayLatents) -> None:

@@ -207,16 +207,17 @@ def test_empty_component_is_an_error(rows: torch.Tensor) -> None:
         em(ArrayPoints(rows), first)
 
 
-@pytest.mark.parametrize("distance", [6.0, 7.0, 8.0, 8.5, 9.0])
-def test_component_with_hardly_any_weight_keeps_a_valid_covariance(distance: float) -> None:
-    """Its largest responsibilities come near those that are dropped: all its sums must drop the same ones."""
-    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    means = torch.zeros(2, 3, dtype=torch.float64)
-    means[1, 0] = distance + float(rows[:, 0].max())
-    first = Mixture("full", torch.tensor([0.5, 0.5]).double(), means, torch.eye(3).double().repeat(2, 1, 1))
+def test_negligible_responsibilities_are_left_out_of_all_sums_alike() -> None:
+    """Component 1 has 5e-15 of one point, and 9e-21 (dropped) of each of 20,000 others: its variance is 0."""
+    ones = torch.ones(2, 1, 1, dtype=torch.float64)
+    first = Mixture("full", ones[:, 0, 0] / 2, torch.tensor([[0.0], [10.0]], dtype=torch.float64), ones)
+    # Odds of the components at x are exp(10 (x - 5)).
+    at = [5 + math.log(odds) / 10 for odds in (5e-15, 9e-21)]
+    rows = torch.tensor([at[0]] + [at[1]] * 20_000, dtype=torch.float64)[:, None]
     found = em(ArrayPoints(rows), first, max_iter=1).mixture
-    assert 0 < found.weights[1] < 1e-6
-    assert torch.linalg.eigvalsh(found.covariances[1]).min() > 0.5e-6
+    assert found.weights[1].item() * len(rows) == pytest.approx(5e-15)
+    assert found.means[1].item() == pytest.approx(at[0])
+    assert found.covariances[1].item() == pytest.approx(1e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
