@@ -54,7 +54,8 @@ def describe(entry: "ZooEntry") -> dict[str, Any]:
 def _row(entry: "ZooEntry") -> tuple[str, ...]:
     shape = "" if entry.latent_shape is None else f"{' x '.join(map(str, entry.latent_shape))} ({entry.image_size})"
     codes = "" if entry.codebook_size is None else f"{entry.codebook_size:,}"
-    return entry.name, entry.release, entry.kind or "", shape, codes, entry.licence or "", _weights(entry)
+    kind = "plain" if entry.kind == "none" else entry.kind or ""
+    return entry.name, entry.release, kind, shape, codes, entry.licence or "", _weights(entry)
 
 
 def _weights(entry: "ZooEntry") -> str:
