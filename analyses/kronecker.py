@@ -7,7 +7,9 @@ close to the identity. Products of many numbers may then be taken in float32, wh
 small factors, their maps and the sums over pieces are float64.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -72,12 +74,15 @@ def fit_kronecker(
     if shrinkage is None:
         _check_rank(latents, len(images))
     dtype = latents.take(images[:1]).dtype if shrinkage is None else torch.float64
-    try:
-        data = ClassLatents(latents, images, moments, dtype)
-        factors = _flip_flop(data, iterations, shrinkage, _AMPLIFICATION[dtype])
-        return KroneckerCovariance(data.mean, *factors)
-    except _IllConditioned:
-        return _fit_degenerate(latents, images, moments, iterations, shrinkage)
+    read = partial(ClassLatents, latents, images, moments)
+    fitted = _attempt(read(dtype), iterations, shrinkage, _AMPLIFICATION[dtype])
+    if fitted is None:
+        fitted = _fit_degenerate(read, iterations, shrinkage)
+    if fitted is None:
+        raise UserError(
+            "the latents of a class are too degenerate for a Kronecker covariance: set shrinkage (0.1, say)"
+        )
+    return fitted
 
 
 def shrunk(covariance: Tensor, shrinkage: float | None) -> Tensor:
@@ -99,28 +104,36 @@ def _check_rank(latents: Latents, n: int) -> None:
 
 
 def _fit_degenerate(
-    latents: Latents, images: np.ndarray, moments: ChannelMoments | None, iterations: int, shrinkage: float | None
-) -> KroneckerCovariance:
+    read: Callable[..., ClassLatents], iterations: int, shrinkage: float | None
+) -> KroneckerCovariance | None:
     """Fit in float64 and, where no shrinkage gives every direction some variance, only in those that have any."""
-    data = ClassLatents(latents, images, moments, torch.float64)
-    mean = data.mean
-    bases = tuple(torch.eye(side, dtype=torch.float64) for side in mean.shape)
-    if shrinkage is None:
-        bases = (_varying_directions(data.channel_gram()), _varying_directions(data.cell_gram()))
-        data = ClassLatents(latents, images, moments, torch.float64, bases)
+    if shrinkage is not None:
+        return _attempt(read(torch.float64), iterations, shrinkage, torch.inf)
+    mean, bases = _varying_directions(read(torch.float64))
+    inner = _attempt(read(torch.float64, bases), iterations, None, torch.inf)
+    if inner is None:
+        return None
+    channels, cells = (b @ factor @ b.T for b, factor in zip(bases, (inner.channels, inner.cells), strict=True))
+    return KroneckerCovariance(mean, channels, cells)
+
+
+def _varying_directions(data: ClassLatents) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return the mean, and orthonormal bases [c,c'], [s,s'] (at least one vector each) of where the latents vary."""
+    bases = []
+    for gram in (data.channel_gram(), data.cell_gram()):
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        varies = eigenvalues > _RANK_TOLERANCE * eigenvalues[-1]
+        varies[-1] = True
+        bases.append(vectors[:, varies])
+    return data.mean, (bases[0], bases[1])
+
+
+def _attempt(data: ClassLatents, iterations: int, shrinkage: float | None, limit: float) -> KroneckerCovariance | None:
+    """Fit by flip-flop; None where a factor is too ill conditioned."""
     try:
-        factors = _flip_flop(data, iterations, shrinkage, torch.inf)
+        return KroneckerCovariance(data.mean, *_flip_flop(data, iterations, shrinkage, limit))
     except _IllConditioned:
-        raise UserError("a class's latents are too degenerate for a Kronecker covariance: set shrinkage") from None
-    return KroneckerCovariance(mean, *(b @ factor @ b.T for b, factor in zip(bases, factors, strict=True)))
-
-
-def _varying_directions(gram: Tensor) -> Tensor:
-    """Return an orthonormal basis [side,rank], rank >= 1, of the directions that have variance."""
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    varies = eigenvalues > _RANK_TOLERANCE * eigenvalues[-1]
-    varies[-1] = True
-    return vectors[:, varies]
+        return None
 
 
 def _flip_flop(

@@ -11,7 +11,7 @@ and standardise the channels first. Both are the defaults here, and options.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -149,8 +149,7 @@ def viv(
     )
     variances = list(fitted.values())
     result = _given_class(variances, seed) if condition == "class" else _marginal(variances, t, weights, settings)
-    d = latents.channels * latents.cells
-    scale = 1 / d if reduce == "mean" else 1.0
+    scale = 1 / (latents.channels * latents.cells) if reduce == "mean" else 1.0
     return Measurement(
         name="viv",
         variant=_variant(settings, len(classes)),
@@ -167,12 +166,18 @@ def viv(
             "curve": result.curve * scale,
             "curve_low": result.low * scale,
             "curve_high": result.high * scale,
-            "eigenvalues": np.mean([f.spectrum for f in variances], axis=0),
-            "ranks": reported_ranks(d),
-            "per_class": {label: f.integral * scale for label, f in fitted.items()},
-            "n_per_class": {label: f.n for label, f in fitted.items()},
+            **_class_details(latents, fitted, scale),
         },
     )
+
+
+def _class_details(latents: Latents, fitted: dict[int, ClassVariance], scale: float) -> dict[str, Any]:
+    return {
+        "eigenvalues": np.mean([f.spectrum for f in fitted.values()], axis=0),
+        "ranks": reported_ranks(latents.channels * latents.cells),
+        "per_class": {label: f.integral * scale for label, f in fitted.items()},
+        "n_per_class": {label: f.n for label, f in fitted.items()},
+    }
 
 
 def _classes(latents: Latents, settings: _Settings) -> tuple[dict[int, np.ndarray], int]:

@@ -82,8 +82,9 @@ def read_json_as(model: type[T], path: Path) -> T:
 def first_problem(error: ValidationError) -> str:
     """Return the first problem of a failed validation as ``field.path: what is wrong``."""
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "content"
-    return f"{where}: {first['msg']}"
+    where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+    what = first["msg"].removeprefix("Value error, ")  # pydantic's words for a ValueError of ours
+    return f"{where}: {what}" if where else what
 
 
 def digest(value: Any) -> str:

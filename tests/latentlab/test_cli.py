@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -128,7 +129,7 @@ def test_defect_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -m latentlab tokenizers | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m latentlab tokenizers | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.stdout.strip() in ("0", "1") and run.stderr == ""
 
@@ -147,7 +148,7 @@ def test_analysis_of_a_tokenizer(weights: Path, home: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert [m["name"] for m in results["measurements"]] == ["viv", "lnc"]
     assert results["data"]["n"] == 200 and len(results["tokenizer"]["weights_sha256"]) == 64
-    assert results["command"].startswith("latentlab ")
+    assert results["command"] == shlex.join(["latentlab", *sys.argv[1:]])
     assert {Path(f).suffix for f in results["figures"]} == {".png", ".svg"}
     store = LatentStore(results["latents"]["path"])
     assert store.path.parent == home / "stores" and store.has_codes and store.has_masks

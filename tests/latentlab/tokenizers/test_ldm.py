@@ -83,8 +83,8 @@ def test_downsampling_pads_right_and_bottom_only() -> None:
 def test_attention_equals_the_formula() -> None:
     """x + W softmax(q k^T / sqrt(c)) v over all cells, written out in float64."""
     torch.manual_seed(0)
-    block, x = AttnBlock(64).double(), torch.randn(2, 64, 3, 5, dtype=torch.float64)
-    cells = F.group_norm(x, 32, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2).transpose(1, 2)
+    block, x = AttnBlock(64, groups=8).double(), torch.randn(2, 64, 3, 5, dtype=torch.float64)
+    cells = F.group_norm(x, 8, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2).transpose(1, 2)
     q, k, v = (cells @ c.weight.flatten(1).T + c.bias for c in (block.q, block.k, block.v))
     mixed = torch.softmax(q @ k.transpose(1, 2) / 8, dim=2) @ v
     out = mixed @ block.proj_out.weight.flatten(1).T + block.proj_out.bias
@@ -102,7 +102,7 @@ def test_shapes_with_and_without_double_z() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ch": 48, "z_channels": 4}, r"tokenizer architecture: ch: .*multiple of 32"),
+        ({"ch": 48, "z_channels": 4}, r"tokenizer architecture: ch must be a multiple of norm_groups, got 48 and 32"),
         ({"z_channels": 4, "num_res_block": 2}, r"architecture field 'num_res_block'\. Did you mean num_res_blocks"),
         ({"ch": 32}, r"z_channels: .*greater than 0|z_channels: Field required"),
         ({"z_channels": 4, "quantizer": "ibq"}, r"quantizer 'ibq' needs n_embed"),
