@@ -186,6 +186,6 @@ def _inverse_cholesky(covariances: Tensor) -> Tensor:
 
 def _singular() -> DegenerateMixtureError:
     return DegenerateMixtureError(
-        "a component has a singular covariance (it collapsed onto too few points): use fewer components, a larger "
-        "reg_covar, covariance='diag', or fewer dims"
+        "a component has a singular covariance (it collapsed onto too few points): use fewer components, "
+        "covariance='diag', or fewer dims"
     )

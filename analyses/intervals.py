@@ -46,15 +46,6 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
     return percentile_interval(bootstrap_means(values, seed)) if len(values) > 1 else None
 
 
-def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> Interval | None:
-    """Return the bootstrap interval of ``sum(numerators) / sum(denominators)`` over units [n]; None for fewer than 2."""
-    if len(numerators) < 2:
-        return None
-    means = bootstrap_means(np.stack([numerators, denominators], axis=1), seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return percentile_interval(means[:, 0] / means[:, 1])
-
-
 def level_mean_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
     """Return the bootstrap interval of the mean of ``values`` [n] that take few levels (0 and 1, fractions of k).
 

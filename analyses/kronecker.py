@@ -141,6 +141,8 @@ def _flip_flop(
 ) -> tuple[Tensor, Tensor]:  # -> Sigma_c [c,c], Sigma_s [s,s] with tr(Sigma_c) tr(Sigma_s) = total variance
     channel_gram, channel_map = data.channel_gram(), data.channel_map
     total = channel_gram.trace() / data.n  # nothing is whitened yet
+    if not torch.isfinite(total):
+        raise UserError("the latents contain NaN or infinity, or are too large for their type")
     if not total > 0:
         return torch.zeros_like(data.channel_map), torch.zeros_like(data.cell_map)
     cell_gram = data.cell_gram(_whitening(channel_gram, channel_map, shrinkage, limit))

@@ -13,7 +13,7 @@ Kronecker factors are used as such: x is rotated by the two small eigenbases, no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,13 +56,17 @@ class Component:
         eigenvalues = torch.outer(channel_values.clamp_min(0), cell_values.clamp_min(0))
         return cls(weight, covariance.mean.to(dtype), channels.to(dtype), cells.to(dtype), eigenvalues)
 
+    def double(self) -> "Component":
+        """Return the same in float64, to compute with."""
+        return replace(self, mean=self.mean.double(), channels=self.channels.double(), cells=self.cells.double())
+
     def into(self, x: Tensor) -> Tensor:
-        """Return ``x`` [m,c,s] in the eigenbasis, [m,d] float64."""
-        return (self.channels.double().T @ x @ self.cells.double()).flatten(1)
+        """Return ``x`` [m,c,s] in the eigenbasis, [m,d]."""
+        return (self.channels.T @ x @ self.cells).flatten(1)
 
     def out_of(self, y: Tensor) -> Tensor:
         """Return the inverse of `into`, [m,c,s]."""
-        return self.channels.double() @ y.unflatten(1, self.eigenvalues.shape) @ self.cells.double().T
+        return self.channels @ y.unflatten(1, self.eigenvalues.shape) @ self.cells.T
 
     def noisy_variance(self, times: Tensor) -> Tensor:
         """Return the eigenvalues of S(t), [T,d] for times [T]."""
@@ -102,45 +106,44 @@ def _draw(mixture: Sequence[Component], samples: int, seed: int) -> tuple[Tensor
     offset = torch.rand((), generator=random, dtype=torch.float64)
     chosen = torch.searchsorted(edges, (torch.arange(samples) + offset) / samples).clamp_max(len(mixture) - 1)
     for i in chosen.unique().tolist():
-        k, rows = mixture[i], chosen == i
+        k, rows = mixture[i].double(), chosen == i
         data[rows] = k.mean + k.out_of(data[rows].flatten(1) * k.eigenvalues.flatten().sqrt())
     return noise, data
 
 
 def _block_variance(mixture: Sequence[Component], times: Tensor, noise: Tensor, data: Tensor, direct: bool) -> Tensor:
     """Return what must be sampled of I(t), [m,T]: |v - v*|^2, or what not knowing the class adds."""
-    posterior = torch.stack([_log_joint(k, times, noise, data) for k in mixture]).softmax(0)  # [K,m,T]
-    expected = torch.zeros(*posterior.shape[1:], noise[0].numel(), dtype=torch.float64)  # v*, [m,T,d]
+    posterior = torch.stack([_log_joint(k.double(), times, noise, data) for k in mixture]).softmax(0)  # [K,T,m]
+    expected = torch.zeros(*posterior.shape[1:], noise[0].numel(), dtype=torch.float64)  # v*, [T,m,d]
     squares = torch.zeros(posterior.shape[1:], dtype=torch.float64)  # sum_k r_k |m_k|^2
-    least = _NEGLIGIBLE
     for k, r in zip(mixture, posterior, strict=True):
         # Where the class is certain, nothing is added: v* is needed there by the direct estimator only.
-        open_question = (r > least) & (direct | (r < 1 - least))
-        if open_question.any():
-            _add_velocities(k, times, noise, data, torch.where(open_question, r, 0), expected, squares)
+        needed = (r > _NEGLIGIBLE) & (direct | (r < 1 - _NEGLIGIBLE))
+        if needed.any():
+            _add_velocities(k.double(), times, noise, data, torch.where(needed, r, 0), expected, squares)
     if direct:
-        return ((data - noise).flatten(1)[:, None] - expected).square().sum(2)
-    return (squares - expected.square().sum(2)).clamp_min(0)
+        return ((data - noise).flatten(1) - expected).square_().sum(2).T
+    return (squares - expected.square_().sum(2)).clamp_min(0).T
 
 
 def _log_joint(k: Component, times: Tensor, noise: Tensor, data: Tensor) -> Tensor:
-    """Return log pi_k N(x_t; t mu_k, S_k) up to a constant, [m,T]."""
+    """Return log pi_k N(x_t; t mu_k, S_k) up to a constant, [T,m]."""
     a, b = k.into(noise), k.into(data - k.mean)  # x_t - t mu_k = (1-t) a + t b
-    variance = k.noisy_variance(times)
-    precision = (1 / variance).T
-    t = times
-    squared = (1 - t) ** 2 * (a * a @ precision) + 2 * t * (1 - t) * (a * b @ precision) + t**2 * (b * b @ precision)
-    return np.log(k.weight) - (squared + variance.log().sum(1)) / 2
+    variance, t = k.noisy_variance(times), times[:, None]
+    precision = 1 / variance
+    squared = (1 - t) ** 2 * (precision @ (a * a).T) + t**2 * (precision @ (b * b).T)
+    squared += 2 * t * (1 - t) * (precision @ (a * b).T)
+    return np.log(k.weight) - (squared + variance.log().sum(1, keepdim=True)) / 2
 
 
 def _add_velocities(
     k: Component, times: Tensor, noise: Tensor, data: Tensor, r: Tensor, expected: Tensor, squares: Tensor
 ) -> None:
-    """Add ``r m_k`` to ``expected`` [m,T,d] and ``r |m_k|^2`` to ``squares`` [m,T], at the times where ``r`` [m,T] is not 0."""
+    """Add ``r m_k`` to ``expected`` [T,m,d] and ``r |m_k|^2`` to ``squares`` [T,m], at the times where ``r`` [T,m] is not 0."""
     a, b = k.into(noise), k.into(data - k.mean)
-    for i in torch.nonzero(r.any(0)).flatten().tolist():
-        t, rows = times[i], torch.nonzero(r[:, i]).flatten()
+    for i in torch.nonzero(r.any(1)).flatten().tolist():
+        t = times[i]
         gain = (t * k.eigenvalues.flatten() - (1 - t)) / k.noisy_variance(times[i : i + 1])[0]
-        velocity = (k.mean + k.out_of(gain * ((1 - t) * a[rows] + t * b[rows]))).flatten(1)
-        expected[rows, i] += r[rows, i, None] * velocity
-        squares[rows, i] += r[rows, i] * velocity.square().sum(1)
+        velocity = k.out_of(torch.lerp(a, b, t).mul_(gain)).add_(k.mean).flatten(1)
+        expected[i].addcmul_(velocity, r[i, :, None])
+        squares[i] += r[i] * torch.linalg.vecdot(velocity, velocity)

@@ -103,7 +103,7 @@ def viv(
     iterations: int = 5,
     times: int = 32,
     estimator: Literal["rao-blackwell", "direct"] = "rao-blackwell",
-    samples: int = 128,
+    samples: int = 64,
     seed: int = 0,
 ) -> Measurement:
     """Measure the irreducible variance of the velocity x1 - x0 between noise x0 and latents x1, over flow time 0 to 1.
@@ -263,6 +263,14 @@ def _cautions(latents: Latents, settings: _Settings, variances: Sequence[ClassVa
     said = []
     if skipped:
         said.append(f"{skipped} of {skipped + len(variances)} classes have fewer than 2 images and were left out")
+    if constant := int((latents.moments.std == 0).sum()):
+        said.append(
+            f"{constant} of {latents.channels} channels are constant: they lower viv without telling a model anything"
+        )
+    if collapsed := sum(f.integral == 0 for f in variances):
+        said.append(
+            f"the latents of {collapsed} of {len(variances)} classes do not vary: a collapse, which viv counts as easy"
+        )
     sizes = np.array([f.n for f in variances])
     if settings.shrinkage is not None:
         said.append("shrinkage flattens the spectrum: compare only values with the same shrinkage and class sizes")

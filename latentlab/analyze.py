@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +210,9 @@ def _key(name: str, function: MeasurementFunction, arguments: dict[str, Any], la
     )
 
 
+@cache
 def _code_digest(function: MeasurementFunction) -> str:
-    """Return a digest of the module of a measurement and of those beside it, which it may use."""
+    """Return a digest of the module of a measurement and of those beside it, which it may use, as first seen by this process."""
     source = inspect.getsourcefile(function)
     return digest([file_sha256(file) for file in sorted(Path(source).parent.glob("*.py"))]) if source else ""
 

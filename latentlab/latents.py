@@ -159,6 +159,7 @@ def channel_moments(latents: Latents) -> ChannelMoments:
         if shift is None:  # close to the mean, so that E[x^2] - E[x]^2 does not cancel
             std, mean = torch.std_mean(rows.double(), dim=(0, 2), correction=0)
             shift = torch.nan_to_num(ChannelMoments(mean, std).offset, posinf=0.0, neginf=0.0)
+            shift = shift.to(rows).double()  # exactly what is subtracted below
         if shift.any():
             rows = rows - shift.to(rows)[:, None]
         # Sums over the cells of one image in the latents' precision, sums over images in float64.
@@ -217,6 +218,8 @@ class ArrayLatents(Latents):
         self._masks = None if masks is None else self._of_length("masks", masks)
         if self._masks is not None and self._masks.ndim != 3:
             raise UserError(f"masks must be [n,H,W], got shape {list(self._masks.shape)}")
+        if self._masks is not None and not torch.isfinite(self._masks).all():
+            raise UserError("masks contain NaN or infinity: give True for foreground and False for background")
         self._codes = None if codes is None else self._of_length("codes", codes)
         self.has_masks, self.has_codes = masks is not None, codes is not None
         self.class_names, self.spec = class_names, spec
@@ -258,15 +261,26 @@ class ArrayLatents(Latents):
         tensor = self._of_length("labels", labels)
         if tensor.ndim != 1:
             raise UserError(f"labels must be [n], got shape {list(tensor.shape)}")
-        if tensor.is_floating_point() and not torch.equal(tensor, tensor.round()):
-            raise UserError("labels must be integers")
-        return tensor.cpu().numpy().astype(np.int64)
+        return integer_labels(tensor, "labels")
 
     def _of_length(self, name: str, values: ArrayLike) -> Tensor:
         tensor = _tensor(name, values)
-        if len(tensor) != self.n:
-            raise UserError(f"{name} must have one entry per latent: got {len(tensor)} for {self.n} latents")
+        if tensor.ndim == 0 or len(tensor) != self.n:
+            got = len(tensor) if tensor.ndim else "a single number"
+            raise UserError(f"{name} must have one entry per latent: got {got} for {self.n} latents")
         return tensor
+
+
+def integer_labels(labels: Tensor, where: str) -> np.ndarray:
+    """Return ``labels`` [n] as int64.
+
+    Raises:
+        UserError: complex, fractional, or too large; ``where`` says which labels.
+    """
+    integral = not labels.is_complex() and (not labels.is_floating_point() or torch.equal(labels, labels.round()))
+    if not integral or (labels.is_floating_point() and labels.abs().max() >= 2**53):
+        raise UserError(f"{where} must be integers")
+    return labels.cpu().numpy().astype(np.int64)
 
 
 def _tensor(name: str, values: ArrayLike) -> Tensor:
@@ -275,9 +289,9 @@ def _tensor(name: str, values: ArrayLike) -> Tensor:
         return values.detach()
     try:
         array = np.asarray(values)
-        if not array.flags.writeable:  # torch warns about read-only memory, which we never write to
-            array = array.view()
-            array = np.array(array)
+        backwards = any(step < 0 for step in array.strides)
+        if backwards or not array.flags.writeable or not array.dtype.isnative:  # memory that torch cannot share
+            array = array.astype(array.dtype.newbyteorder("="), copy=True)
         return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be read as an array of numbers: {error}") from error

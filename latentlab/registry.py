@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from latentlab.errors import UserError, unknown_name
 from latentlab.measurement import Measurement, MetricCard
@@ -88,7 +89,7 @@ def measure(
     labels: "ArrayLike | None" = None,
     masks: "ArrayLike | None" = None,
     *,
-    store: "Latents | None" = None,
+    store: "Latents | str | Path | None" = None,
     **parameters: Any,
 ) -> Measurement:
     """Run one measurement on arrays or on a store.
@@ -98,7 +99,7 @@ def measure(
         latents: [n,c,h,w] or [n,l,c], numpy or torch.
         labels: [n] integers.
         masks: [n,H,W] bool, foreground at image or latent resolution.
-        store: a `LatentStore` (or any `Latents`) instead of arrays.
+        store: a `LatentStore` (or any `Latents`, or the path of a store) instead of arrays.
         **parameters: the measurement's own (see its docstring).
 
     Raises:
@@ -113,17 +114,45 @@ def measure(
         store = ArrayLatents(latents, labels=labels, masks=masks)  # type: ignore[arg-type]
     elif labels is not None or masks is not None:
         raise UserError("labels and masks belong to the store: give them only together with latents")
-    check_parameters(name, parameters)
+    if isinstance(store, str | Path):
+        from latentlab.store import LatentStore
+
+        store = LatentStore(store)
+    checked = checked_parameters(name, parameters)
     check_needs(name, store)
-    return function(store, **parameters)
+    return function(store, **checked)
 
 
-def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a parameter that the measurement ``name`` does not have."""
-    known = [key for key, p in inspect.signature(find_measurement(name)).parameters.items() if p.kind == p.KEYWORD_ONLY]
-    for key in parameters:
+def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``parameters`` in the types that the measurement ``name`` declares.
+
+    Raises:
+        UserError: a parameter it does not have, a value of another type, or a negative seed.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    from latentlab.files import first_problem
+
+    function = find_measurement(name)
+    known = [key for key, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    hints = get_type_hints(function)
+    checked = {}
+    for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of '{name}'", key, known)
+        plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value  # numpy numbers
+        try:
+            checked[key] = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
+                plain
+            )
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "literal_error":  # a choice: the measurement itself names near misses
+                checked[key] = plain
+                continue
+            raise UserError(f"parameter '{key}' of '{name}': {first_problem(error)}, got {str(value)[:60]}") from error
+    if checked.get("seed", 0) < 0:
+        raise UserError(f"seed must not be negative, got {checked['seed']}")
+    return checked
 
 
 def missing_needs(name: str, latents: "Latents") -> list[str]:

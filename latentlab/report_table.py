@@ -26,7 +26,7 @@ def print_results(results: Results, file: TextIO | None = None) -> None:
     table = Table(title=_heading(results), title_justify="left")
     for column in _COLUMNS:
         right = column in ("value", "95 % interval", "n")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "variant")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "variant", overflow="fold")
     for row in _rows(results.measurements):
         table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else None)
     console.print(table)

@@ -51,7 +51,7 @@ class Shard:
         header, start = self._header()
         self._views: dict[str, tuple[np.ndarray, torch.dtype]] = {}
         for name, entry in header.items():
-            if name != "__metadata__":
+            if name != "__metadata__" and not self._of_unknown_type(entry):
                 self._views[name] = self._view(name, entry, start)
         self.shapes = {name: tuple(view.shape) for name, (view, _) in self._views.items()}
 
@@ -82,6 +82,11 @@ class Shard:
         if not isinstance(header, dict):
             raise self._broken("its header is not a table of tensors")
         return header, 8 + length
+
+    @staticmethod
+    def _of_unknown_type(entry: object) -> bool:
+        """Whether an entry holds a type that no column of ours has: somebody else's, passed over."""
+        return isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and entry["dtype"] not in _STORAGE
 
     def _view(self, name: str, entry: dict[str, Any], start: int) -> tuple[np.ndarray, torch.dtype]:
         try:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, digest, file_sha256, quick_fingerprint, read_json_as, write_json
-from latentlab.latents import ChannelMoments, Latents, TokenizerSpec, channel_moments
+from latentlab.latents import ChannelMoments, Latents, TokenizerSpec, channel_moments, integer_labels
 from latentlab.shards import Shard
 
 FORMAT_VERSION = 1
@@ -33,11 +33,12 @@ _SHARD_IMAGES = 10_000  # LightningDiT's shard length
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard as the manifest lists it."""
+    """One finished shard as the manifest lists it; ``modified`` (nanoseconds) tells when its bytes must be checked again."""
 
     file: str
     n: int
     size: int
+    modified: int
     sha256: str
 
 
@@ -184,7 +185,7 @@ class LatentStore(Latents):
                     f"{self.path} has store format {manifest.format_version}, this latentlab reads {FORMAT_VERSION}: "
                     "encode again"
                 )
-            self._check_sizes(manifest)
+            self._check_content(manifest)
             return manifest
         if (self.path / _PARTIAL).exists():
             raise UserError(
@@ -192,13 +193,20 @@ class LatentStore(Latents):
             )
         return None
 
-    def _check_sizes(self, manifest: StoreManifest) -> None:
+    def _check_content(self, manifest: StoreManifest) -> None:
+        """Check that every shard is the one that was written; its bytes are read only if it was touched since."""
         for entry in manifest.shards:
             file = self.path / entry.file
-            size = file.stat().st_size if file.exists() else None
-            if size != entry.size:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
-                raise UserError(f"{file} {found}: delete {self.path} and encode again")
+            status = file.stat() if file.exists() else None
+            if status is None:
+                problem = "is missing"
+            elif status.st_size != entry.size:
+                problem = f"has {status.st_size} bytes instead of {entry.size}"
+            elif status.st_mtime_ns != entry.modified and file_sha256(file) != entry.sha256:
+                problem = "was changed after it was written"
+            else:
+                continue
+            raise UserError(f"{file} {problem}: delete {self.path} and encode again")
 
     def _foreign_shards(self) -> list[str]:
         names = sorted(file.name for file in self.path.glob(_PATTERN))
@@ -228,19 +236,22 @@ class LatentStore(Latents):
     def _read_labels(self) -> np.ndarray | None:
         if not all("labels" in shard for shard in self._shards):
             return None
-        parts = [shard.rows("labels", slice(None)).numpy().reshape(-1) for shard in self._shards]
+        parts = [integer_labels(s.rows("labels", slice(None)).flatten(), f"{s.path}: labels") for s in self._shards]
         for shard, part in zip(self._shards, parts, strict=True):
             if len(part) != shard.shapes["latents"][0]:
                 raise UserError(f"{shard.path}: {len(part)} labels for {shard.shapes['latents'][0]} latents")
-        return np.concatenate(parts).astype(np.int64)
+        return np.concatenate(parts)
 
 
 def open_if_current(path: Path, request: dict[str, Any]) -> LatentStore | None:
-    """Return the finished store at ``path`` if it was made by exactly this ``request``, else None."""
+    """Return the finished store at ``path`` if it was made by exactly this ``request`` and is undamaged, else None."""
     if not (path / _MANIFEST).exists():
         return None
-    manifest = read_json_as(StoreManifest, path / _MANIFEST)
-    return LatentStore(path) if manifest.request == request else None
+    try:
+        store = LatentStore(path)
+    except UserError:  # damaged or of another format: written anew
+        return None
+    return store if store.manifest is not None and store.manifest.request == request else None
 
 
 class StoreWriter:
@@ -357,7 +368,8 @@ class StoreWriter:
         with atomic_path(self.path / file) as temporary:
             save_file(tensors, temporary)
         whole = self.path / file
-        self._shards.append(ShardEntry(file, length, whole.stat().st_size, file_sha256(whole)))
+        status = whole.stat()
+        self._shards.append(ShardEntry(file, length, status.st_size, status.st_mtime_ns, file_sha256(whole)))
         self.done += length
         self._save_progress()
 

@@ -50,7 +50,8 @@ def analyze(
     ] = "all",
     limit: Limit = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/analyze-TOKENIZER-DATA).")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Run directory (default: runs/analyze-TOKENIZER-DATA...)."),
     ] = None,
     weights: Weights = None,
     release: Release = None,
@@ -91,11 +92,12 @@ def analyze(
     prepare_threads()
     if tokenizer is None:
         assert latents is not None
-        folder = out or _RUNS / f"analyze-{slug(latents.resolve().name)}"
+        folder = out or _RUNS / slug("-".join(["analyze", latents.resolve().name, *_particulars(limit)]))
         subject = subject_of_folder(latents, limit=limit, seed=seed)
     else:
         source = data or _DEFAULT_DATA
-        folder = out or _RUNS / f"analyze-{slug(tokenizer)}-{slug(source)}"
+        particulars = _particulars(limit, release, weights and weights.stem)
+        folder = out or _RUNS / "-".join(["analyze", slug(tokenizer), slug(source), *map(slug, particulars)])
         model = open_tokenizer(tokenizer, source, weights=weights, release=release, device=where)
         images = open_data(source, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
         make_writable(folder)
@@ -104,6 +106,11 @@ def analyze(
     results = analyze_subject(subject, folder, metrics=names, seed=seed, device=where, command=command)
     _report(results, folder, json)
     _check_complete(results, names)
+
+
+def _particulars(*options: object) -> list[str]:
+    """Return the options that were given: runs that differ in them have different default folders."""
+    return [str(option) for option in options if option is not None]
 
 
 def _check_source(tokenizer: str | None, latents: Path | None, for_images: dict[str, Any]) -> None:

@@ -55,6 +55,8 @@ def load_tokenizer(
     ema = overrides.pop("use_ema", ema)
     path = None if weights is None else Path(weights)
     header = None if path is None else read_weight_metadata(path)
+    if name in ZOO and header is not None and header.name in ZOO and header.name != name:
+        raise UserError(f"{path} holds the tokenizer '{header.name}', not '{name}': ask for '{header.name}'")
     chosen = _release(name, release, path, header)
     if path is None:
         path = embedded_file(name, chosen) if chosen.weights is None else find_weights(chosen.weights, download)

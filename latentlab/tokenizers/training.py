@@ -252,10 +252,6 @@ def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
         UserError: bad configuration, data or folder, or a loss that is not finite.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
     """
-    if (out / EXPORT).exists() and list_checkpoints(out / "checkpoints"):
-        step, _ = load_checkpoint(list_checkpoints(out / "checkpoints")[-1])
-        if step >= config.optimiser.steps:
-            say(f"{out} is already trained to step {step}")
     return Trainer(config, out, choose_device(device)).run()
 
 

@@ -214,7 +214,7 @@ def test_refusals():
         measure("linear_probe", store=latents_of(x, np.zeros(40, int)))
     with pytest.raises(UserError, match="no class has 2 images"):
         measure("linear_probe", store=latents_of(x, np.arange(40)))
-    with pytest.raises(UserError, match="must be latents"):
+    with pytest.raises(UserError, match="instance of Latents"):
         measure("linear_probe", store=train, test=x)
     with pytest.raises(UserError, match="needs labels"):
         linear_probe.linear_probe(ArrayLatents(np.ones((4, 3, 2, 2))))

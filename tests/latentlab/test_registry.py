@@ -78,6 +78,13 @@ def test_every_card_says_what_a_reader_needs() -> None:
         ({"name": "sec", "latents": LATENTS.reshape(60, 15, 4)}, "'sec' needs grid"),
         ({"name": "lnc", "labels": [0, 1]}, "labels must have one entry per latent: got 2 for 60 latents"),
         ({"name": "sec", "latents": None}, "give either latents"),
+        ({"name": "lnc", "k": 2.5}, "parameter 'k' of 'lnc': Input should be a valid integer.*got 2.5"),
+        ({"name": "sec", "rho": "a"}, "parameter 'rho' of 'sec': Input should be a valid number"),
+        ({"name": "gmm", "components": 5}, "parameter 'components' of 'gmm'"),
+        ({"name": "sec", "seed": -1}, "seed must not be negative, got -1"),
+        ({"name": "lnc", "labels": 3}, "got a single number for 60 latents"),
+        ({"name": "lnc", "labels": np.full(60, 0.5)}, "labels must be integers"),
+        ({"name": "lnc", "masks": np.full((60, 3, 5), np.nan)}, "masks contain NaN"),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
@@ -92,6 +99,24 @@ def test_non_finite_latents_are_counted_and_named(name: str, bad: float) -> None
     spoiled[[7, 20], 1, 2, 3] = bad
     with pytest.raises(UserError, match=r"2 of 60 latents contain NaN or infinity \(first: image 7\)"):
         latentlab.measure(name, latents=spoiled, labels=LABELS)
+
+
+def test_views_and_foreign_byte_orders_are_read() -> None:
+    expected = latentlab.measure("sec", latents=LATENTS).value
+    for same in (LATENTS[::-1], LATENTS.astype(">f4")):
+        assert latentlab.measure("sec", latents=same).value == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_collapsed_latent_space_is_flagged() -> None:
+    dead = LATENTS.copy()
+    dead[:, 0] = 1.0
+    assert any(
+        "1 of 4 channels are constant" in w for w in latentlab.measure("viv", latents=dead, labels=LABELS).warnings
+    )
+    same = np.broadcast_to(LABELS[:, None, None, None], LATENTS.shape).astype(np.float32)
+    assert any(
+        "3 of 3 classes do not vary" in w for w in latentlab.measure("viv", latents=same, labels=LABELS).warnings
+    )
 
 
 def test_a_store_brings_its_own_labels() -> None:

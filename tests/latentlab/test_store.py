@@ -183,6 +183,26 @@ def test_damage_is_noticed(tmp_path: Path, small_shards: None) -> None:
         LatentStore(tmp_path / "a")
 
 
+def test_a_changed_shard_is_noticed_and_a_copied_one_is_not_refused(tmp_path: Path, small_shards: None) -> None:
+    write(tmp_path, columns()).finish()
+    shard = tmp_path / "latents_rank00_shard001.safetensors"
+    os.utime(shard, (0, 0))
+    assert LatentStore(tmp_path).n == 30
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="was changed after it was written"):
+        LatentStore(tmp_path)
+    assert open_if_current(tmp_path, REQUEST) is None
+
+
+def test_labels_that_are_not_integers_are_refused(tmp_path: Path) -> None:
+    tensors = {"latents": torch.zeros(2, 1, 2, 2), "labels": torch.tensor([0.5, 1.0]), "other": torch.zeros(2).bool()}
+    save_file(tensors, tmp_path / "latents_rank00_shard000.safetensors")
+    with pytest.raises(UserError, match="labels must be integers"):
+        LatentStore(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -192,7 +212,7 @@ def test_damage_is_noticed(tmp_path: Path, small_shards: None) -> None:
         (2).to_bytes(8, "little") + b"[]",
         (2).to_bytes(8, "little") + b"{x",
         (66).to_bytes(8, "little") + b'{"latents":{"dtype":"F32","shape":[9,9,9,9],"data_offsets":[0,4]}}' + b"0000",
-        (66).to_bytes(8, "little") + b'{"latents":{"dtype":"XXX","shape":[1,1,1,1],"data_offsets":[0,4]}}' + b"0000",
+        (66).to_bytes(8, "little") + b'{"latents":{"dtype":"F32","shape":[1,1,1,1],"data_offset":"[0,4]}}' + b"0000",
     ],
 )
 def test_files_that_are_not_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:

@@ -1,0 +1,70 @@
+"""Every command and the Python example of the README work as written (on less data)."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+README = Path(__file__).parents[1] / "README.md"
+COMMANDS = [
+    line.split("  #")[0].strip() for line in README.read_text().splitlines() if line.startswith("    latentlab ")
+]
+
+LESS = {
+    "analyze": ["--limit", "60", "--metrics", "sec", "--device", "cpu"],
+    "encode": ["--limit", "60", "--device", "cpu"],
+    "train": [
+        "--set",
+        "optimiser.steps=2",
+        "--set",
+        "data.limit=20",
+        "--set",
+        "validation_images=8",
+        "--device",
+        "cpu",
+    ],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with a folder ``in`` of latents and a cache of its own."""
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    tensors = {"latents": torch.randn(80, 4, 4, 4), "labels": torch.arange(80) % 4}
+    save_file(tensors, tmp_path / "in" / "latents_rank00_shard000.safetensors")
+    return tmp_path
+
+
+def test_the_readme_documents_every_command() -> None:
+    assert {command.split()[1] for command in COMMANDS} == {"analyze", "encode", "train", "tokenizers", "doctor"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_command(command: str, place: Path) -> None:
+    words = shlex.split(command.replace("--out DIR", "--out out").replace("DIR", "in"))[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "latentlab", *words, *LESS.get(words[0], [])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "imagefolder" in command:  # the published weights are not part of a test machine
+        assert done.returncode == 2 and "imagenet256_16384.ckpt" in done.stderr, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_python_example(place: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    rng = np.random.default_rng(0)
+    names = {"z": rng.normal(size=(60, 4, 4, 4)), "y": np.arange(60) % 3, "images": torch.zeros(2, 3, 32, 32)}
+    exec(example.replace('"DIR"', '"in"'), names)
+    assert 0 < names["m"].value < 1 and names["codes"].shape == (2, 8, 8)
