@@ -141,7 +141,7 @@ def test_analysis_of_a_tokenizer(weights: Path, home: Path) -> None:
     command = ("analyze", "--tokenizer", "ibq", "--weights", weights, "--limit", 200, "--metrics", "viv,lnc")
     first = latentlab(*command)
     assert first.exit_code == 0, first.output
-    out = Path("runs/analyze-ibq-fashion-test")
+    out = Path("runs/analyze-ibq-fashion-test-200-tiny")
     for place in ("results.json", "summary.md"):
         assert f"{out / place}" in first.stdout and (out / place).is_file()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", first.output)
