@@ -18,8 +18,8 @@ from latentlab.latents import Latents
 GROUPS = 512
 """Energies are kept for at most this many random groups of images, the units of a bootstrap."""
 
-_PIECE_BYTES = 1 << 20
-"""A piece and its transform fit into the caches of two cores."""
+_PIECE_BYTES = 2 << 20
+"""Large enough that starting the operations on a piece costs nothing, small enough for the cache."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def measure_spectrum(latents: Latents, bands: np.ndarray, *, normalize: bool, se
     if not torch.isfinite(total.energy).all():
         _ = latents.moments  # says which images, if that is the reason
         raise UserError("latents are not finite, or too large for float32 squares (above 1e18): rescale them")
-    return total.spectrum(normalize)
+    return total.spectrum(torch.bincount(group_of).double(), normalize)
 
 
 def _random_groups(n: int, seed: int) -> Tensor:
@@ -100,7 +100,6 @@ class _Sums:
         self.energy = torch.zeros(c, h * w, dtype=torch.float64)  # per channel and frequency; DC as it came
         self.bands = torch.zeros(len(self._masks), groups, c, dtype=torch.float64)
         self.dc = torch.zeros(2, groups, c, dtype=torch.float64)  # sums of the DC coefficients and of their squares
-        self.counts = torch.zeros(groups, dtype=torch.float64)
 
     def add(self, latents: Tensor, groups: Tensor) -> None:
         """Add images [b,c,h,w], which belong to the ``groups`` [b]."""
@@ -113,7 +112,6 @@ class _Sums:
         self.energy += energies.view(b, c, h * w).sum(0)
         self.bands.index_add_(1, groups, (self._masks @ energies.T).view(-1, b, c).double())
         self.dc.index_add_(1, groups, torch.stack([dc, dc**2]))
-        self.counts += torch.bincount(groups, minlength=len(self.counts))
 
     def merge(self, other: "_Sums") -> None:
         """Add what ``other`` has added up, with the same groups and bands and from the same sample."""
@@ -121,12 +119,12 @@ class _Sums:
             mine += theirs
 
     def _all(self) -> tuple[Tensor, ...]:
-        return self.energy, self.bands, self.dc, self.counts
+        return self.energy, self.bands, self.dc
 
-    def spectrum(self, normalize: bool) -> Spectrum:
-        """Return the energies, of standardised channels or of the latents as they are."""
+    def spectrum(self, counts: Tensor, normalize: bool) -> Spectrum:
+        """Return the energies, of standardised channels or of the latents as they are; ``counts`` [g] images per group."""
         c, s = self.energy.shape
-        n = self.counts.sum()
+        n = counts.sum()
         # DC coefficients are sqrt(s) times the mean over cells: where they are counted from, and where they should be.
         origin = s**0.5 * (torch.zeros(c) if self._offset is None else self._offset).double()
         centre, scale = -origin, torch.ones(c, dtype=torch.float64)
@@ -137,7 +135,7 @@ class _Sums:
             variance = squares / (n * s - 1).clamp_min(1)
             rounding = 8 * self._epsilon * (centre + origin) / s**0.5
             scale = torch.where(variance > rounding**2, 1 / variance, 0)
-        dc = (dc_squares - 2 * centre * dc_sum + self.counts[:, None] * centre**2).clamp_min(0)
+        dc = (dc_squares - 2 * centre * dc_sum + counts[:, None] * centre**2).clamp_min(0)
         energy = scale @ self.energy
         energy[0] = dc.sum(0) @ scale
         bands = self.bands @ scale

@@ -1,12 +1,16 @@
 """SEC against scipy's DCT, exact single-mode cases, and what must not change the value."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from scipy.fft import dctn, idctn
 
 import latentlab
 from analyses import spectrum
+from latentlab import latents as latents_module
 from latentlab.errors import UserError
 
 
@@ -108,12 +112,29 @@ def test_energy_map_is_a_distribution() -> None:
     np.testing.assert_allclose(energy, expected / expected.sum(), atol=1e-12)
 
 
-def test_batches_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_threads_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     z = smooth_latents(n=40)
-    value = sec(z).value
-    assert sec(z[::-1].copy()).value == pytest.approx(value, rel=1e-12)
+    whole = sec(z)
+    assert sec(z[::-1].copy()).value == pytest.approx(whole.value, rel=1e-12)
     monkeypatch.setattr(spectrum, "_PIECE_BYTES", 1)
-    assert sec(z).value == pytest.approx(value, rel=1e-12)
+    monkeypatch.setattr(latents_module, "BATCH_BYTES", 7000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        parted = sec(z)
+    finally:
+        torch.set_num_threads(before)
+    assert parted.value == pytest.approx(whole.value, rel=1e-12)
+    np.testing.assert_allclose(parted.interval, whole.interval, rtol=1e-12)
+    np.testing.assert_allclose(parted.details["energy"], whole.details["energy"], rtol=1e-10)
+
+
+def test_a_store_gives_the_same(tmp_path: Path) -> None:
+    z = smooth_latents(n=11).astype(np.float32)
+    for i, part in enumerate((z[:6], z[6:])):
+        save_file({"latents": part}, tmp_path / f"latents_rank00_shard{i:03d}.safetensors")
+    stored = latentlab.measure("sec", store=latentlab.LatentStore(tmp_path))
+    assert stored.value == sec(z).value and stored.interval == sec(z).interval
 
 
 def test_interval_is_the_bootstrap_over_images(monkeypatch: pytest.MonkeyPatch) -> None:

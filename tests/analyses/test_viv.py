@@ -1,10 +1,12 @@
 """VIV as a measurement: definition, variants, refusals, and what must not change the value."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import latentlab
 from analyses import class_latents
@@ -129,6 +131,14 @@ def test_classes_in_threads_or_streamed_give_the_same(monkeypatch: pytest.Monkey
     monkeypatch.setattr(class_latents, "CACHE_BYTES", 0)
     monkeypatch.setattr(class_latents, "PIECE_BYTES", 900)
     assert viv(z, labels).value == pytest.approx(value, rel=1e-10)
+
+
+def test_a_store_gives_the_same(tmp_path: Path) -> None:
+    z, labels = classes()
+    z = z.astype(np.float32)
+    for i, part in enumerate((slice(0, 17), slice(17, None))):
+        save_file({"latents": z[part], "labels": labels[part]}, tmp_path / f"latents_rank00_shard{i:03d}.safetensors")
+    assert latentlab.measure("viv", store=latentlab.LatentStore(tmp_path)).value == viv(z, labels).value
 
 
 def test_tokens_are_channels_times_tokens() -> None:
