@@ -22,7 +22,7 @@ types: $(READY)
 
 check: lint types test
 
-weights: $(READY)  ## train the embedded tokenizers anew, two at a time (about an hour and a half on 2 cores)
+weights: $(READY)  ## train the embedded tokenizers anew, two at a time
 	$(BIN)/python -m latentlab.tokenizers.embedded train
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
