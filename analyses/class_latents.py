@@ -55,7 +55,7 @@ class ClassLatents:
         item_bytes = latents.channels * latents.cells * dtype.itemsize
         self._step = max(1, PIECE_BYTES // item_bytes)
         self._kept = list(self._read()) if self.n * item_bytes <= CACHE_BYTES else None
-        self.mean = _total(piece.sum(1).double() for piece in self._kept or self._read()) / self.n
+        self.mean = self._class_mean()
         for piece in self._kept or ():
             piece.sub_(self.mean.to(dtype)[:, None])
         self.channel_map, self.cell_map = (torch.eye(side, dtype=torch.float64) for side in self.mean.shape)
@@ -86,6 +86,16 @@ class ClassLatents:
             return chain
         longer = step.double() @ chain
         return longer if self._kept is not None else longer.to(self._dtype).double()
+
+    def _class_mean(self) -> Tensor:
+        """Return the mean, [c,s] float64, summed relative to the first image: that of equal images is exactly that image."""
+        first: Tensor | None = None
+        total = torch.zeros((), dtype=torch.float64)
+        for piece in self._kept or self._read():
+            first = piece[:, :1].clone() if first is None else first
+            total = total + (piece - first).sum(1).double()
+        assert first is not None
+        return first[:, 0].double() + total / self.n
 
     def _read(self) -> Iterator[Tensor]:
         """Yield the latents as they are (standardised, in ``bases``), [c,b,s] at a time, to be overwritten."""

@@ -22,7 +22,7 @@ from analyses.classifiers import (
     ridge,
     steps,
 )
-from analyses.intervals import level_mean_interval
+from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.pooling import FEATURES, Feature, feature_width, features
 from latentlab.errors import UserError, unknown_name
 from latentlab.latents import Latents
@@ -62,6 +62,18 @@ class _Split(NamedTuple):
         "mean over cells and multinomial logistic regression to convergence, is our choice where the papers are silent",
         needs=("labels",),
         confounds="number of training images per class, number of classes, number of channels, pooling and classifier",
+        variants={
+            "feature='flatten'": "all numbers of the latent (MAETok) instead of the mean over cells",
+            "feature='maxpool'": "largest value over cells; 'avgmaxpool': mean and largest",
+            "classifier='ridge'": "least squares on one-hot targets, closed form",
+            "classifier='dino_sgd'": "DINO's recipe: SGD, cosine schedule, 100 epochs",
+            "classifier='bn_adamw'": "XQ-GAN's recipe: batch norm, AdamW, 10 epochs",
+        },
+        invariances="batch size, per-channel shift and scale (features are standardised), any rearrangement of the cells "
+        "under pooling; the order of the images only through the split",
+        bias="grows with the number of training images",
+        known_values={"ridge": "closed form", "classes that do not overlap": "1", "labels at random": "1 / classes"},
+        test="tests/analyses/test_linear_probe.py::test_ridge_is_the_closed_form",
     )
 )
 def linear_probe(
@@ -105,14 +117,15 @@ def linear_probe(
     warnings += _cautions(fitted, classifier, len(data.train))
     correct, in_top5 = _hits(fitted, data.test, data.test_classes)
     trained, _ = _hits(fitted, data.train, data.train_classes)
+    replicates, top5 = bootstrap_means(np.stack([correct, in_top5], axis=1), seed).T
     companions = {"train": Estimate(float(trained.mean()))}
     if len(data.labels) > 5:
-        companions["top-5"] = Estimate(float(in_top5.mean()), level_mean_interval(in_top5, seed))
+        companions["top-5"] = Estimate(float(in_top5.mean()), percentile_interval(top5))
     return Measurement(
         name="linear_probe",
         variant=_variant(split, feature, classifier),
         value=float(correct.mean()),
-        interval=level_mean_interval(correct, seed),
+        interval=percentile_interval(replicates),
         direction="higher",
         unit="fraction",
         n=len(data.test),
@@ -127,6 +140,7 @@ def linear_probe(
         companions=companions,
         warnings=tuple(warnings),
         details=_details(correct, data),
+        replicates=replicates,
     )
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from latentlab import __version__
 from latentlab.analysis_figures import draw_figures, remove_figures
+from latentlab.codec import Codec, codec_of
 from latentlab.data.base import ImageSet
 from latentlab.encoding import cached_store_path, encode_images
 from latentlab.errors import UserError
@@ -19,7 +20,16 @@ from latentlab.files import digest, file_sha256
 from latentlab.finished import FinishedSteps
 from latentlab.latents import Latents
 from latentlab.measurement import SCHEMA_VERSION, Measurement
-from latentlab.registry import MeasurementFunction, check_needs, find_measurement, measurement_names
+from latentlab.pixels import Pixels, SetPixels
+from latentlab.ranks import Ranks
+from latentlab.registry import (
+    MeasurementFunction,
+    card_of,
+    check_needs,
+    find_measurement,
+    measurement_names,
+    needs_latents,
+)
 from latentlab.report_table import write_summary
 from latentlab.results import Results
 from latentlab.runtime import make_writable, progress, say
@@ -73,6 +83,7 @@ def analyze(
     seed: int = 0,
     device: torch.device | str = "cpu",
     command: str | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Results:
     """Measure, draw and write everything into ``out``; what an earlier run there finished on the same input is taken over.
 
@@ -85,9 +96,12 @@ def analyze(
         seed: seed of everything random.
         device: given to measurements that can use it.
         command: the command line, for the record.
+        ranks: processes that share the work, all of them in this call: each measurement is made whole by one of them, so that
+            no value depends on their number. Rank 0 writes.
 
     Returns:
-        The results. A measurement that cannot be made of these latents is in ``refused`` with the reason; the others are made.
+        The results (on rank 0). A measurement that cannot be made of these latents is in ``refused`` with the reason; the
+        others are made.
 
     Raises:
         UserError: unknown measurement, non-finite latents, or ``out`` cannot be written.
@@ -95,8 +109,13 @@ def analyze(
     names = chosen_metrics(metrics)
     make_writable(out)
     _ = subject.latents.moments  # non-finite latents end the analysis here, before anything is measured
-    remove_figures(out)
-    outcome = measure_all(subject.latents, names, FinishedSteps(out / "measurements"), seed=seed, device=device)
+    finished = FinishedSteps(out / "measurements")
+    images = None if subject.images is None else SetPixels(subject.images)
+    codec = None if subject.tokenizer is None else codec_of(subject.tokenizer, device)
+    outcome = measure_all(
+        subject.latents, ranks.share(names), finished, seed=seed, device=device, images=images, codec=codec
+    )
+    outcome = Outcome.joined(ranks.gather(outcome), names)
     results = Results(
         **_origin(subject),
         seed=seed,
@@ -106,6 +125,9 @@ def analyze(
         refused=outcome.refused,
         reused=tuple(outcome.reused),
     )
+    if not ranks.first:
+        return results
+    remove_figures(out)
     results.write(out)  # before the figures, which matter less
     figures, notes = draw_figures(
         results, out, latents=subject.latents, images=subject.images, tokenizer=subject.tokenizer
@@ -130,6 +152,18 @@ class Outcome:
     refused: dict[str, str] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Outcome"], names: Sequence[str]) -> "Outcome":
+        """Return what all ranks found, in the order of ``names``."""
+        measured = {m.name: m for part in parts for m in part.measurements}
+        refused = {name: reason for part in parts for name, reason in part.refused.items()}
+        reused = {name for part in parts for name in part.reused}
+        return cls(
+            [measured[name] for name in names if name in measured],
+            {name: refused[name] for name in names if name in refused},
+            [name for name in names if name in reused],
+        )
+
 
 def measure_all(
     latents: Latents,
@@ -138,24 +172,24 @@ def measure_all(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    images: Pixels | None = None,
+    codec: Codec | None = None,
 ) -> Outcome:
     """Make each measurement in ``names``, or take it from ``finished``; each one is kept there before the next begins."""
     outcome = Outcome()
+    inputs = _Inputs(latents, seed, str(device), images, codec)
     with progress("measuring", len(names)) as advance:
         for name in names:
             try:
-                function = find_measurement(name)
-                check_needs(name, latents)
-                arguments = _arguments(function, seed, device)
-                key = _key(name, function, arguments, latents)
-                kept = finished.get(name, key)
+                call = _plan(name, inputs)
+                kept = finished.get(name, call.key)
                 if kept is None:
-                    fresh = _measure(name, function, latents, arguments, again=name in finished)
+                    fresh = _measure(name, call, inputs, again=name in finished)
             except UserError as error:
                 outcome.refused[name] = str(error)
                 continue
             if kept is None:
-                finished.put(name, key, fresh)
+                finished.put(name, call.key, fresh)
             else:
                 outcome.reused.append(name)
             outcome.measurements.append(Measurement.from_dict(fresh if kept is None else kept))
@@ -166,13 +200,13 @@ def measure_all(
 
 
 def chosen_metrics(metrics: Sequence[str] | None) -> list[str]:
-    """Return ``metrics`` without repetitions, or all registered names for None.
+    """Return ``metrics`` without repetitions; for None all registered names but those made on request only.
 
     Raises:
         UserError: an unknown name, or none at all.
     """
     if metrics is None:
-        return measurement_names()
+        return [name for name in measurement_names() if not _on_request(name)]
     if not metrics:
         raise UserError(f"no measurement is named. Available: {', '.join(measurement_names())}")
     for name in metrics:
@@ -180,34 +214,88 @@ def chosen_metrics(metrics: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(metrics))
 
 
-def _measure(
-    name: str, function: MeasurementFunction, latents: Latents, arguments: dict[str, Any], again: bool
-) -> dict[str, Any]:
+def _on_request(name: str) -> bool:
+    try:
+        return card_of(name).on_request
+    except UserError:  # cannot be imported: named later, with the reason, among what could not be measured
+        return False
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything a measurement of this subject may ask for."""
+
+    latents: Latents
+    seed: int
+    device: str
+    images: Pixels | None
+    codec: Codec | None
+
+    def offered(self) -> dict[str, Any]:
+        """Return the arguments that a measurement gets when it has a parameter of that name."""
+        codec = self.codec
+        return {
+            "seed": self.seed,
+            "device": self.device,
+            "images": self.images,
+            "encode": codec and codec.encode,
+            "decode": codec and codec.decode,
+            "codebook": None if codec is None else codec.codebook,
+        }
+
+    def fingerprints(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Return what names the content of those arguments that are not plain values."""
+        found = [self.latents.fingerprint, str(self.latents.has_masks)]
+        if self.images is not None and "images" in arguments:
+            found.append(self.images.fingerprint)
+        if self.codec is not None and {"encode", "decode", "codebook"} & set(arguments):
+            found.append(self.codec.fingerprint)
+        return found
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One measurement about to be made: ``key`` names everything that determines its outcome."""
+
+    function: MeasurementFunction
+    arguments: dict[str, Any]
+    key: str
+
+
+def _plan(name: str, inputs: _Inputs) -> _Call:
+    """Return the call that makes the measurement ``name``.
+
+    Raises:
+        UserError: the subject lacks something it needs.
+    """
+    function = find_measurement(name)
+    parameters = inspect.signature(function).parameters
+    arguments = {key: value for key, value in inputs.offered().items() if key in parameters and value is not None}
+    check_needs(name, inputs.latents, arguments)
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    plain = {key: value for key, value in {**defaults, **arguments}.items() if _is_plain(value)}
+    if "device" in plain:
+        plain["device"] = inputs.device.partition(":")[0]  # which GPU of its kind does not matter
+    code = _code_digest(function)
+    key = digest([name, plain, inputs.fingerprints(arguments), SCHEMA_VERSION, __version__, code])
+    return _Call(function, arguments, key)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` has a written form that says all about it: functions and tensors have not."""
+    return value is None or isinstance(value, bool | int | float | str | tuple | list)
+
+
+def _measure(name: str, call: _Call, inputs: _Inputs, again: bool) -> dict[str, Any]:
     """Make one measurement and return it as JSON values."""
     started = time.perf_counter()
-    measurement = function(latents, **arguments)
+    positional = (inputs.latents,) if needs_latents(call.function) else ()
+    measurement = call.function(*positional, **call.arguments)
     seconds = round(time.perf_counter() - started, 2)
     say(f"{name}: measured{' again, as the input has changed,' if again else ''} in {seconds:.1f} s")
     return measurement.with_provenance(
-        latents=latents.fingerprint, seed=arguments.get("seed"), seconds=seconds, latentlab=__version__
+        latents=inputs.latents.fingerprint, seed=call.arguments.get("seed"), seconds=seconds, latentlab=__version__
     ).to_dict()
-
-
-def _arguments(function: MeasurementFunction, seed: int, device: torch.device | str) -> dict[str, Any]:
-    """Return the arguments of one call: seed and device where the measurement has them."""
-    offered = {"seed": seed, "device": str(device)}
-    known = inspect.signature(function).parameters
-    return {name: value for name, value in offered.items() if name in known}
-
-
-def _key(name: str, function: MeasurementFunction, arguments: dict[str, Any], latents: Latents) -> str:
-    """Return a name for everything that determines a measurement: latents, all parameters and the code."""
-    signature = inspect.signature(function)
-    defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
-    code = _code_digest(function)
-    return digest(
-        [name, {**defaults, **arguments}, latents.fingerprint, latents.has_masks, SCHEMA_VERSION, __version__, code]
-    )
 
 
 @cache

@@ -13,6 +13,7 @@ from latentlab import __version__
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.files import digest, home
+from latentlab.pixels import to_unit_range
 from latentlab.randomness import generator
 from latentlab.runtime import make_writable, progress
 from latentlab.store import LatentStore, StoreWriter, open_if_current
@@ -91,7 +92,7 @@ def encode_images(
         with progress(f"encoding {images.name}", images.n, done) as advance, torch.inference_mode():
             for indices, pixels in images.batches(batch_size, first=done - done % batch_size):
                 noise = _generator(device, seed, int(indices[0])) if sample else None
-                latents, codes = _encode(tokenizer, to_unit_range(pixels.to(device)), noise)
+                latents, codes = encode_batch(tokenizer, to_unit_range(pixels.to(device)), noise)
                 missing = slice(max(done - indices[0], 0), None)  # a shard may end inside a batch
                 kept = indices[missing]
                 writer.append(
@@ -102,11 +103,6 @@ def encode_images(
                 )
                 advance(len(kept))
         return writer.finish()
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [-1,1]: ``x / 127.5 - 1``."""
-    return images.float() / 127.5 - 1
 
 
 def store_request(
@@ -123,7 +119,7 @@ def store_request(
     return {
         "latentlab": __version__,
         "tokenizer": digest(tokenizer.spec.to_dict()),
-        "weights": tokenizer.spec.weights_sha256 or _state_digest(tokenizer),
+        "weights": weights_digest(tokenizer),
         "data": images.fingerprint,
         "images": images.n,
         "dtype": dtype,
@@ -144,8 +140,16 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-.")[:60] or "unnamed"
 
 
-def _encode(tokenizer: Tokenizer, images: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
-    """Return latents and, for a discrete tokenizer, the codes they stand for; from one pass."""
+def encode_batch(
+    tokenizer: Tokenizer, images: Tensor, noise: torch.Generator | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return latents and, for a discrete tokenizer, the codes they stand for; from one pass.
+
+    Args:
+        tokenizer: on the device of the images.
+        images: [b,3,H,W] in [-1,1].
+        noise: draw from the posterior with it; None for its mode.
+    """
     if isinstance(tokenizer, DiscreteTokenizer):
         codes = tokenizer.indices(images)
         return tokenizer.codes(codes), codes
@@ -157,8 +161,10 @@ def _generator(device: torch.device | str, seed: int, start: int) -> torch.Gener
     return torch.Generator(device).manual_seed(generator(seed, "posterior", start).initial_seed())
 
 
-def _state_digest(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of all parameters and buffers, for a tokenizer that does not come from a weight file."""
+def weights_digest(tokenizer: Tokenizer) -> str:
+    """Return the SHA-256 of the weight file, or of all parameters and buffers where there is none."""
+    if tokenizer.spec.weights_sha256:
+        return tokenizer.spec.weights_sha256
     seen = hashlib.sha256()
     for name, tensor in tokenizer.state_dict().items():
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -147,6 +147,15 @@ class Latents(ABC):
         return channel_moments(self)
 
 
+def tokenizer_layout(batch: Tensor) -> Tensor:
+    """Return latents as tokenizers and files have them, [b,c,h,w] or [b,l,c], of a batch [b,c,h,w] or [b,c,l] of `Latents`."""
+    return batch.transpose(1, 2) if batch.ndim == 3 else batch
+
+
+channel_first = tokenizer_layout
+"""Its own inverse: latents as `Latents` has them, of a batch in a tokenizer's layout."""
+
+
 def channel_moments(latents: Latents) -> ChannelMoments:
     """Return mean and ddof=1 standard deviation per channel over images and cells."""
     count = latents.n * latents.cells
@@ -203,7 +212,7 @@ class ArrayLatents(Latents):
         Raises:
             UserError: wrong rank, not numbers, empty, or labels, masks or codes of another length.
         """
-        self._latents = _tensor("latents", latents)
+        self._latents = tensor_of("latents", latents)
         if self._latents.ndim not in (3, 4):
             raise UserError(f"latents must be [n,c,h,w] or [n,l,c], got shape {list(self._latents.shape)}")
         if not self._latents.is_floating_point():
@@ -264,11 +273,56 @@ class ArrayLatents(Latents):
         return integer_labels(tensor, "labels")
 
     def _of_length(self, name: str, values: ArrayLike) -> Tensor:
-        tensor = _tensor(name, values)
+        tensor = tensor_of(name, values)
         if tensor.ndim == 0 or len(tensor) != self.n:
             got = len(tensor) if tensor.ndim else "a single number"
             raise UserError(f"{name} must have one entry per latent: got {got} for {self.n} latents")
         return tensor
+
+
+class _GridView(Latents):
+    """1-D tokens laid out on a grid, row by row."""
+
+    def __init__(self, tokens: Latents, grid: tuple[int, int]) -> None:
+        self._tokens = tokens
+        self.n, self.shape = tokens.n, (tokens.channels, *grid)
+        self.labels, self.class_names, self.spec = tokens.labels, tokens.class_names, tokens.spec
+        self.has_masks, self.has_codes = tokens.has_masks, tokens.has_codes
+        self.masks, self.codes = tokens.masks, tokens.codes  # type: ignore[method-assign]
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Fingerprint of the tokens and the grid."""
+        return f"{self._tokens.fingerprint}-{self.shape[1]}x{self.shape[2]}"
+
+    def take(self, indices: np.ndarray | slice) -> Tensor:
+        """Return the latents at ``indices``, [b,c,h,w]."""
+        return self._tokens.take(indices).unflatten(2, self.shape[1:])
+
+
+def on_grid(latents: Latents, grid: tuple[int, int] | None, name: str) -> Latents:
+    """Return ``latents`` if they have a grid, else their tokens laid out row by row on ``grid``.
+
+    Args:
+        latents: any.
+        grid: rows and columns for 1-D tokens; None for latents that have a grid.
+        name: of the measurement that needs it, for the message.
+
+    Raises:
+        UserError: 1-D tokens without a grid, a grid of another number of cells, or a second grid.
+    """
+    if latents.grid is not None:
+        if grid is not None and tuple(grid) != latents.grid:
+            raise UserError(f"grid is for 1-D tokens, and these latents have the grid {latents.grid}: leave it out")
+        return latents
+    if grid is None:
+        raise UserError(
+            f"'{name}' needs a grid, and these latents are {latents.cells} 1-D tokens, which have no place in the image: "
+            "it is not defined for them, unless you choose a layout with grid=(rows, columns)"
+        )
+    if min(grid) < 1 or grid[0] * grid[1] != latents.cells:
+        raise UserError(f"grid {grid[0]}x{grid[1]} does not hold {latents.cells} tokens")
+    return _GridView(latents, (grid[0], grid[1]))
 
 
 def integer_labels(labels: Tensor, where: str) -> np.ndarray:
@@ -283,7 +337,7 @@ def integer_labels(labels: Tensor, where: str) -> np.ndarray:
     return labels.cpu().numpy().astype(np.int64)
 
 
-def _tensor(name: str, values: ArrayLike) -> Tensor:
+def tensor_of(name: str, values: ArrayLike) -> Tensor:
     """Return ``values`` as a tensor that shares memory where it can."""
     if isinstance(values, Tensor):
         return values.detach()

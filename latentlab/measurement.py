@@ -10,7 +10,7 @@ import numpy as np
 
 from latentlab.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the JSON form of `Measurement`; raised when a field changes its meaning or disappears."""
 
 Direction = Literal["lower", "higher", "none"]
@@ -45,9 +45,22 @@ class MetricCard:
     source: str
     """Publication of the definition, and what was settled by us."""
     needs: tuple[str, ...] = ()
-    """Inputs it cannot do without: ``labels``, ``masks``, ``grid``, ``codes``."""
+    """Inputs it cannot do without: ``labels``, ``masks``, ``grid``, ``codes`` of the latents; ``images``, ``encode``,
+    ``decode``, ``trajectory`` as arguments."""
     confounds: str = ""
     """What moves the value without making generation easier or harder."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """Option as a user writes it -> what it changes."""
+    invariances: str = ""
+    """What leaves the value as it is."""
+    bias: str = ""
+    """How the estimator is biased for small samples; then values are compared at equal n only. Empty: it is not."""
+    known_values: Mapping[str, str] = field(default_factory=dict)
+    """Case -> value: closed forms, and numbers published for well-known tokenizers."""
+    test: str = ""
+    """The test that shows known values: ``tests/analyses/test_viv.py::test_name``."""
+    on_request: bool = False
+    """Whether it is made only when it is named: it trains something, or needs what an analysis does not have."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ class Measurement:
         variant: which published definition was used, in words (``class-conditional, mean over dimensions``).
         value: headline number.
         interval: 95 % interval of the headline, None where the estimator has none (then ``warnings`` says why).
+        replicates: bootstrap replicates of the headline, [r]: those of two measurements made with the same seed of the same
+            units (images, classes, repeats) are resampled alike, so their differences are paired. None where there are none.
         direction: whether lower or higher is easier for a generator.
         unit: unit of ``value``.
         n: number of images that entered.
@@ -81,6 +96,7 @@ class Measurement:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    replicates: np.ndarray | None = None
 
     def with_provenance(self, **facts: Any) -> "Measurement":
         """Return the same measurement with ``facts`` added to its provenance."""
@@ -104,6 +120,7 @@ class Measurement:
             "warnings": list(self.warnings),
             "details": _plain(self.details),
             "provenance": _plain(self.provenance),
+            "replicates": _plain(self.replicates),
         }
 
     def to_json(self, indent: int | None = None) -> str:
@@ -112,7 +129,7 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
-        """Rebuild a measurement written by `to_dict`; details come back as lists.
+        """Rebuild a measurement written by `to_dict`; details come back as lists, replicates as an array.
 
         Raises:
             UserError: the data was written by another schema version.
@@ -126,6 +143,8 @@ class Measurement:
         fields["value"] = math.nan if fields["value"] is None else fields["value"]
         fields["interval"] = _interval(fields["interval"])
         fields["warnings"] = tuple(fields["warnings"])
+        replicates = fields["replicates"]
+        fields["replicates"] = None if replicates is None else np.array(replicates, dtype=np.float64)
         fields["companions"] = {
             key: Estimate(math.nan if e["value"] is None else e["value"], _interval(e["interval"]))
             for key, e in fields["companions"].items()

@@ -12,6 +12,7 @@ from latentlab.measurement import Measurement, MetricCard
 
 if TYPE_CHECKING:
     from latentlab.latents import ArrayLike, Latents
+    from latentlab.tokenizers.base import Tokenizer
 
 ENTRY_POINTS = "latentlab.analyses"
 """Entry-point group through which other packages add measurements: ``name = "package.module:function"``."""
@@ -20,8 +21,15 @@ _BUILTIN = {
     "viv": "analyses.viv:viv",
     "lnc": "analyses.lnc:lnc",
     "linear_probe": "analyses.linear_probe:linear_probe",
+    "lds": "analyses.lds:lds",
+    "cds": "analyses.cds:cds",
+    "srss": "analyses.srss:srss",
+    "rmsc": "analyses.rmsc:rmsc",
     "sec": "analyses.sec:sec",
     "gmm": "analyses.gmm:gmm",
+    "equivariance": "analyses.equivariance:equivariance",
+    "sensitivity": "analyses.sensitivity:sensitivity",
+    "straightness": "analyses.straightness:straightness",
 }
 
 MeasurementFunction = Callable[..., Measurement]
@@ -89,6 +97,9 @@ def measure(
     labels: "ArrayLike | None" = None,
     masks: "ArrayLike | None" = None,
     *,
+    codes: "ArrayLike | None" = None,
+    images: Any = None,
+    tokenizer: "Tokenizer | None" = None,
     store: "Latents | str | Path | None" = None,
     **parameters: Any,
 ) -> Measurement:
@@ -99,28 +110,77 @@ def measure(
         latents: [n,c,h,w] or [n,l,c], numpy or torch.
         labels: [n] integers.
         masks: [n,H,W] bool, foreground at image or latent resolution.
+        codes: [n,h,w] or [n,l] codebook indices of the latents.
+        images: what the latents were made of, for the measurements that look at images: an `ImageSet`, or an array [n,3,H,W]
+            of floats in [-1,1] or uint8.
+        tokenizer: supplies ``encode``, ``decode`` and ``codebook``, which may also be given as parameters.
         store: a `LatentStore` (or any `Latents`, or the path of a store) instead of arrays.
         **parameters: the measurement's own (see its docstring).
 
     Raises:
         UserError: unknown name or parameter, wrong shapes, non-finite latents, or a missing input.
     """
+    function = find_measurement(name)
+    given = {**parameters, **_from_images(images, tokenizer, parameters.get("device", "cpu"))}
+    known = keyword_parameters(function)
+    offered = {key: value for key, value in given.items() if key in known or key in parameters}
+    arguments = checked_parameters(name, offered)
+    if not needs_latents(function):
+        if latents is not None or store is not None:
+            raise UserError(f"'{name}' does not look at latents: leave them out")
+        check_needs(name, None, arguments)
+        return function(**arguments)
+    chosen = _chosen_latents(latents, labels, masks, codes, store)
+    check_needs(name, chosen, arguments)
+    return function(chosen, **arguments)
+
+
+def _from_images(images: Any, tokenizer: "Tokenizer | None", device: str) -> dict[str, Any]:
+    """Return ``images``, ``encode``, ``decode`` and ``codebook`` as far as they are given."""
+    supplied: dict[str, Any] = {}
+    if images is not None:
+        from latentlab.pixels import as_pixels
+
+        supplied["images"] = as_pixels(images)
+    if tokenizer is not None:
+        from latentlab.codec import codec_of
+
+        codec = codec_of(tokenizer, device)
+        supplied |= {"encode": codec.encode, "decode": codec.decode, "codebook": codec.codebook}
+    return supplied
+
+
+def _chosen_latents(
+    latents: "ArrayLike | None",
+    labels: "ArrayLike | None",
+    masks: "ArrayLike | None",
+    codes: "ArrayLike | None",
+    store: "Latents | str | Path | None",
+) -> "Latents":
+    """Return the latents, from arrays or a store."""
     from latentlab.latents import ArrayLatents
 
-    function = find_measurement(name)
     if (latents is None) == (store is None):
         raise UserError("give either latents (with labels and masks) or store, not both")
     if store is None:
-        store = ArrayLatents(latents, labels=labels, masks=masks)  # type: ignore[arg-type]
-    elif labels is not None or masks is not None:
-        raise UserError("labels and masks belong to the store: give them only together with latents")
+        return ArrayLatents(latents, labels=labels, masks=masks, codes=codes)  # type: ignore[arg-type]
+    if labels is not None or masks is not None or codes is not None:
+        raise UserError("labels, masks and codes belong to the store: give them only together with latents")
     if isinstance(store, str | Path):
         from latentlab.store import LatentStore
 
-        store = LatentStore(store)
-    checked = checked_parameters(name, parameters)
-    check_needs(name, store)
-    return function(store, **checked)
+        return LatentStore(store)
+    return store
+
+
+def keyword_parameters(function: MeasurementFunction) -> list[str]:
+    """Return the names of the keyword parameters of a measurement function."""
+    return [key for key, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY]
+
+
+def needs_latents(function: MeasurementFunction) -> bool:
+    """Return whether a measurement function takes latents: whether it has a positional parameter."""
+    return any(p.kind != p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values())
 
 
 def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +194,7 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, An
     from latentlab.files import first_problem
 
     function = find_measurement(name)
-    known = [key for key, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    known = keyword_parameters(function)
     hints = get_type_hints(function)
     checked = {}
     for key, value in parameters.items():
@@ -155,19 +215,33 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, An
     return checked
 
 
-def missing_needs(name: str, latents: "Latents") -> list[str]:
-    """Return which inputs of the measurement ``name`` these latents lack (``labels``, ``masks``, ``grid``, ``codes``)."""
-    present = {
-        "labels": latents.labels is not None,
-        "masks": latents.has_masks,
-        "grid": latents.grid is not None,
-        "codes": latents.has_codes,
-    }
-    return [need for need in card_of(name).needs if not present[need]]
+def missing_needs(name: str, latents: "Latents | None", arguments: Mapping[str, Any] | None = None) -> list[str]:
+    """Return which inputs the measurement ``name`` lacks: ``labels``, ``masks``, ``grid``, ``codes``, ``images``, ..."""
+    given = arguments or {}
+    present = {key: given[key] is not None for key in given}
+    if latents is not None:
+        present |= {
+            "labels": latents.labels is not None,
+            "masks": latents.has_masks,
+            "grid": latents.grid is not None or given.get("grid") is not None,
+            "codes": latents.has_codes,
+        }
+    return [need for need in card_of(name).needs if not present.get(need, False)]
 
 
-def check_needs(name: str, latents: "Latents") -> None:
-    """Raise `UserError` when these latents lack an input of the measurement ``name``."""
-    missing = missing_needs(name, latents)
+_OF_LATENTS = ("labels", "masks", "grid", "codes")
+_HOW = {
+    "grid": "1-D tokens have no place in the image, unless you choose a layout with grid=(rows, columns)",
+    "images": "give images=..., what the latents were made of",
+    "encode": "give tokenizer=... or encode=...",
+    "decode": "give tokenizer=... or decode=...",
+}
+
+
+def check_needs(name: str, latents: "Latents | None", arguments: Mapping[str, Any] | None = None) -> None:
+    """Raise `UserError` when the measurement ``name`` lacks an input."""
+    missing = missing_needs(name, latents, arguments)
     if missing:
-        raise UserError(f"'{name}' needs {' and '.join(missing)}, and these latents have none")
+        where = "these latents have none" if set(missing) & set(_OF_LATENTS) else "none is given"
+        hints = "; ".join(_HOW[need] for need in missing if need in _HOW)
+        raise UserError(f"'{name}' needs {' and '.join(missing)}, and {where}{': ' if hints else ''}{hints}")

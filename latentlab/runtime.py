@@ -24,6 +24,8 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a GPU for every process of a machine
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdecimal())):
         raise UserError(f"unknown device '{name}'. Available: {', '.join(['auto', *available_devices()])}")
@@ -80,7 +82,7 @@ def make_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder")
     write_text(folder / ".writable", "")
-    (folder / ".writable").unlink()
+    (folder / ".writable").unlink(missing_ok=True)  # another rank may have been quicker
 
 
 def say(message: str) -> None:

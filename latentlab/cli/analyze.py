@@ -65,8 +65,9 @@ def analyze(
     """Measure a latent space.
 
     Prints a table with intervals and writes results.json, figures and a summary. Latents are computed once and kept for
-    the next run. An interrupted analysis continues with the measurements that are missing. A measurement that cannot be
-    made of these latents is listed with the reason; the exit code is 2 if it was named in --metrics.
+    the next run. An interrupted analysis continues with the measurements that are missing; under torchrun the processes
+    share them. A measurement that cannot be made of these latents is listed with the reason; the exit code is 2 if it was
+    named in --metrics.
     """
     for_images = {
         "--data": data,
@@ -84,6 +85,7 @@ def analyze(
     from latentlab.analyze import chosen_metrics, subject_of_folder, subject_of_tokenizer
     from latentlab.data import open_data
     from latentlab.encoding import open_tokenizer, slug
+    from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, make_writable, prepare_threads
 
     names = None if metrics == "all" else [name.strip() for name in metrics.split(",") if name.strip()]
@@ -103,9 +105,11 @@ def analyze(
         make_writable(folder)
         subject = subject_of_tokenizer(model, images, device=where)
     command = shlex.join(["latentlab", *sys.argv[1:]])
-    results = analyze_subject(subject, folder, metrics=names, seed=seed, device=where, command=command)
-    _report(results, folder, json)
-    _check_complete(results, names)
+    with joined_ranks() as ranks:
+        results = analyze_subject(subject, folder, metrics=names, seed=seed, device=where, command=command, ranks=ranks)
+    if ranks.first:
+        _report(results, folder, json)
+        _check_complete(results, names)
 
 
 def _particulars(*options: object) -> list[str]:

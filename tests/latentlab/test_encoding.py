@@ -17,8 +17,8 @@ from latentlab.encoding import (
     open_tokenizer,
     slug,
     store_request,
-    to_unit_range,
 )
+from latentlab.pixels import to_unit_range
 from latentlab.tokenizers import build_tokenizer
 
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4, "resolution": 32, "attn_resolutions": ()}

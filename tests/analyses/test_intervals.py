@@ -1,0 +1,56 @@
+"""Bootstrap over images: the normal interval, the same whether units or groups are resampled, and paired by seed."""
+
+import numpy as np
+import pytest
+
+from analyses import intervals
+from analyses.intervals import bootstrap_means, group_sums, mean_interval, percentile_interval, random_groups
+
+
+@pytest.mark.parametrize("n", [400, 5000])
+def test_interval_of_a_mean_is_the_normal_one(n: int) -> None:
+    """5,000 units are resampled in 512 groups."""
+    values = np.random.default_rng(0).gamma(2.0, size=n)
+    half = 1.96 * values.std() / np.sqrt(n)
+    assert mean_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+    assert np.mean(bootstrap_means(values)) == pytest.approx(values.mean(), abs=0.1 * half)
+
+
+def test_few_units_are_resampled_one_by_one() -> None:
+    """Each replicate of n units is a mean of n of them: their counts are whole and sum to n."""
+    counts = bootstrap_means(np.eye(37)) * 37
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
+    np.testing.assert_allclose(counts.sum(1), 37)
+
+
+def test_unequal_groups_do_not_bias() -> None:
+    """513 units in 512 groups, one of them of two: a constant stays exactly constant."""
+    np.testing.assert_allclose(bootstrap_means(np.full(513, 3.0)), 3.0, rtol=1e-14)
+
+
+def test_the_same_units_and_seed_are_resampled_alike() -> None:
+    """The replicates of a difference are the differences of the replicates: comparisons are paired."""
+    a, b = np.random.default_rng(0).normal(size=(2, 2000))
+    difference = bootstrap_means(a, 4) - bootstrap_means(a + 0.01 * b, 4)
+    np.testing.assert_allclose(difference, bootstrap_means(-0.01 * b, 4), atol=1e-12)
+    assert not np.allclose(bootstrap_means(a, 4), bootstrap_means(a, 5))
+
+
+def test_columns_are_resampled_together() -> None:
+    table = np.random.default_rng(0).normal(size=(700, 3, 2))
+    means = bootstrap_means(table, 1)
+    assert means.shape == (intervals.REPLICATES, 3, 2)
+    np.testing.assert_allclose(means[:, 1, 1], bootstrap_means(table[:, 1, 1], 1), atol=1e-14)
+
+
+def test_groups_differ_by_one_at_most_and_their_sums_are_the_obvious_ones() -> None:
+    group = random_groups(1500, seed=0)
+    assert set(np.bincount(group)) == {2, 3} and len(np.bincount(group)) == intervals.GROUPS
+    values = np.random.default_rng(0).normal(size=(1500, 2))
+    slow = [values[group == i].sum(0) for i in range(intervals.GROUPS)]
+    np.testing.assert_allclose(group_sums(values, group), slow, atol=1e-12)
+
+
+def test_intervals_ignore_nan_and_one_unit_has_none() -> None:
+    assert percentile_interval(np.array([0.0, 1.0, np.nan])) == pytest.approx((0.025, 0.975))
+    assert mean_interval(np.ones(1)) is None
