@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights scores figures bench clean
+.PHONY: demo test lint types check weights scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq
@@ -27,6 +27,9 @@ weights: $(READY)  ## train the embedded tokenizers anew, two at a time
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
+
+cards: $(READY)  ## what every measurement means -> docs/metrics.md
+	$(BIN)/python docs/make_cards.py
 
 figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py

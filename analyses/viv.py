@@ -189,6 +189,7 @@ def viv(
             **_class_details(latents, fitted, scale),
         },
         replicates=replicates,
+        units=len(variances) if condition == "class" else samples,
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of one analysis: every one whose measurement is there."""
+"""The figures of one analysis, or of several side by side: every one whose measurement is there."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from figures import dct_energy, eigenvalue_spectra, nll_over_components, viv_curve
+from figures import (
+    dct_energy,
+    decoder_sensitivity,
+    eigenvalue_spectra,
+    equivariance,
+    length_ratio,
+    nll_over_components,
+    radial_spectrum,
+    similarity_decay,
+    viv_curve,
+)
 from figures.columns import Details
 from figures.style import save
 from latentlab.measurement import Measurement
@@ -22,17 +32,22 @@ _PLANS = {
     "viv_curve": _Plan("viv", "curve", viv_curve.draw),
     "eigenvalue_spectra": _Plan("viv", "eigenvalues", eigenvalue_spectra.draw),
     "dct_energy": _Plan("sec", "energy", dct_energy.draw),
+    "radial_spectrum": _Plan("sec", "radial_energy", radial_spectrum.draw),
+    "similarity_decay": _Plan("lds", "similarity", similarity_decay.draw),
     "nll_over_components": _Plan("gmm", "components", nll_over_components.draw),
+    "equivariance": _Plan("equivariance", "error", equivariance.draw),
+    "decoder_sensitivity": _Plan("sensitivity", "pixels", decoder_sensitivity.draw),
+    "length_ratio": _Plan("straightness", "length_ratio", length_ratio.draw),
 }
 
 
-def draw_all(results: Mapping[str, Measurement], folder: Path, *, title: str) -> list[Path]:
+def draw_all(results: Mapping[str, Mapping[str, Measurement]], folder: Path) -> list[Path]:
     """Write every figure whose measurement (and, as variants differ, whose table) is in ``results``.
 
     Args:
-        results: measurements by name, as measured or read back from JSON.
+        results: what was measured (``ibq on fashion:test``) -> name -> measurement, fresh or read back from JSON; several are
+            drawn into the same figures.
         folder: where ``viv_curve.png``, ``viv_curve.svg`` and so on go.
-        title: what was measured, for the title of each figure (``ibq (fashion32) on fashion:test``).
 
     Returns:
         The written files, PNG before SVG, in a fixed order.
@@ -42,7 +57,10 @@ def draw_all(results: Mapping[str, Measurement], folder: Path, *, title: str) ->
     """
     written: list[Path] = []
     for stem, plan in _PLANS.items():
-        found = results.get(plan.measurement)
-        if found is not None and found.details.get(plan.needs) is not None:
-            written += save(plan.draw({title: found.details}), folder / stem)
+        found = {
+            title: measured[plan.measurement] for title, measured in results.items() if plan.measurement in measured
+        }
+        tables = {title: m.details for title, m in found.items() if m.details.get(plan.needs) is not None}
+        if tables:
+            written += save(plan.draw(tables), folder / stem)
     return written

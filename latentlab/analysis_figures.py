@@ -67,7 +67,7 @@ def _measurements(folder: Path, results: Results) -> list[Path]:
     """Draw the figures that belong to single measurements."""
     from figures.analysis import draw_all
 
-    return draw_all({m.name: m for m in results.measurements}, folder, title=results.title)
+    return draw_all({results.title: {m.name: m for m in results.measurements}}, folder)
 
 
 def _umap(latents: Latents, folder: Path, results: Results) -> tuple[Path, ...]:

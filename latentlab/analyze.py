@@ -26,6 +26,7 @@ from latentlab.registry import (
     MeasurementFunction,
     card_of,
     check_needs,
+    checked_parameters,
     find_measurement,
     measurement_names,
     needs_latents,
@@ -36,6 +37,9 @@ from latentlab.runtime import make_writable, progress, say
 from latentlab.store import LatentStore
 from latentlab.subset import limit_latents
 from latentlab.tokenizers.base import Tokenizer
+
+Options = Mapping[str, Mapping[str, Any]]
+"""Name of a measurement -> its parameters."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def analyze(
     seed: int = 0,
     device: torch.device | str = "cpu",
     command: str | None = None,
+    options: Options | None = None,
     ranks: Ranks = Ranks(),
 ) -> Results:
     """Measure, draw and write everything into ``out``; what an earlier run there finished on the same input is taken over.
@@ -96,6 +101,7 @@ def analyze(
         seed: seed of everything random.
         device: given to measurements that can use it.
         command: the command line, for the record.
+        options: parameters of the measurements that differ from their defaults.
         ranks: processes that share the work, all of them in this call: each measurement is made whole by one of them, so that
             no value depends on their number. Rank 0 writes.
 
@@ -107,15 +113,14 @@ def analyze(
         UserError: unknown measurement, non-finite latents, or ``out`` cannot be written.
     """
     names = chosen_metrics(metrics)
+    checked = {name: checked_parameters(name, given) for name, given in (options or {}).items()}
     make_writable(out)
     _ = subject.latents.moments  # non-finite latents end the analysis here, before anything is measured
     finished = FinishedSteps(out / "measurements")
     images = None if subject.images is None else SetPixels(subject.images)
     codec = None if subject.tokenizer is None else codec_of(subject.tokenizer, device)
-    outcome = measure_all(
-        subject.latents, ranks.share(names), finished, seed=seed, device=device, images=images, codec=codec
-    )
-    outcome = Outcome.joined(ranks.gather(outcome), names)
+    inputs = Inputs(subject.latents, seed, str(device), images, codec, checked)
+    outcome = Outcome.joined(ranks.gather(measure_all(inputs, ranks.share(names), finished)), names)
     results = Results(
         **_origin(subject),
         seed=seed,
@@ -165,19 +170,9 @@ class Outcome:
         )
 
 
-def measure_all(
-    latents: Latents,
-    names: Sequence[str],
-    finished: FinishedSteps,
-    *,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    images: Pixels | None = None,
-    codec: Codec | None = None,
-) -> Outcome:
+def measure_all(inputs: "Inputs", names: Sequence[str], finished: FinishedSteps) -> Outcome:
     """Make each measurement in ``names``, or take it from ``finished``; each one is kept there before the next begins."""
     outcome = Outcome()
-    inputs = _Inputs(latents, seed, str(device), images, codec)
     with progress("measuring", len(names)) as advance:
         for name in names:
             try:
@@ -222,14 +217,15 @@ def _on_request(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """Everything a measurement of this subject may ask for."""
+class Inputs:
+    """Everything a measurement of one subject may ask for."""
 
     latents: Latents
-    seed: int
-    device: str
-    images: Pixels | None
-    codec: Codec | None
+    seed: int = 0
+    device: str = "cpu"
+    images: Pixels | None = None
+    codec: Codec | None = None
+    options: Options = field(default_factory=dict)
 
     def offered(self) -> dict[str, Any]:
         """Return the arguments that a measurement gets when it has a parameter of that name."""
@@ -262,7 +258,7 @@ class _Call:
     key: str
 
 
-def _plan(name: str, inputs: _Inputs) -> _Call:
+def _plan(name: str, inputs: Inputs) -> _Call:
     """Return the call that makes the measurement ``name``.
 
     Raises:
@@ -271,6 +267,7 @@ def _plan(name: str, inputs: _Inputs) -> _Call:
     function = find_measurement(name)
     parameters = inspect.signature(function).parameters
     arguments = {key: value for key, value in inputs.offered().items() if key in parameters and value is not None}
+    arguments |= inputs.options.get(name, {})
     check_needs(name, inputs.latents, arguments)
     defaults = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
     plain = {key: value for key, value in {**defaults, **arguments}.items() if _is_plain(value)}
@@ -286,7 +283,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | tuple | list)
 
 
-def _measure(name: str, call: _Call, inputs: _Inputs, again: bool) -> dict[str, Any]:
+def _measure(name: str, call: _Call, inputs: Inputs, again: bool) -> dict[str, Any]:
     """Make one measurement and return it as JSON values."""
     started = time.perf_counter()
     positional = (inputs.latents,) if needs_latents(call.function) else ()

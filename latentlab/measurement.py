@@ -74,6 +74,7 @@ class Measurement:
         interval: 95 % interval of the headline, None where the estimator has none (then ``warnings`` says why).
         replicates: bootstrap replicates of the headline, [r]: those of two measurements made with the same seed of the same
             units (images, classes, repeats) are resampled alike, so their differences are paired. None where there are none.
+        units: number of units that were resampled, where it is not ``n`` (classes, repeats).
         direction: whether lower or higher is easier for a generator.
         unit: unit of ``value``.
         n: number of images that entered.
@@ -97,6 +98,7 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     replicates: np.ndarray | None = None
+    units: int | None = None
 
     def with_provenance(self, **facts: Any) -> "Measurement":
         """Return the same measurement with ``facts`` added to its provenance."""
@@ -121,6 +123,7 @@ class Measurement:
             "details": _plain(self.details),
             "provenance": _plain(self.provenance),
             "replicates": _plain(self.replicates),
+            "units": self.units,
         }
 
     def to_json(self, indent: int | None = None) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "latentlab.analyses"
 """Entry-point group through which other packages add measurements: ``name = "package.module:function"``."""
 
-_BUILTIN = {
+BUILTIN = {
     "viv": "analyses.viv:viv",
     "lnc": "analyses.lnc:lnc",
     "linear_probe": "analyses.linear_probe:linear_probe",
@@ -29,6 +29,7 @@ _BUILTIN = {
     "gmm": "analyses.gmm:gmm",
     "equivariance": "analyses.equivariance:equivariance",
     "sensitivity": "analyses.sensitivity:sensitivity",
+    "collapse": "analyses.collapse:collapse",
     "straightness": "analyses.straightness:straightness",
 }
 
@@ -49,10 +50,10 @@ def measurement(card: MetricCard) -> Callable[[MeasurementFunction], Measurement
 def _locations() -> Mapping[str, str]:
     """Return name -> "module:function" for every registered measurement; the built-in ones cannot be replaced."""
     plugins = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
-    clash = sorted(set(plugins) & set(_BUILTIN))
+    clash = sorted(set(plugins) & set(BUILTIN))
     if clash:
         raise UserError(f"a plug-in registers the measurement '{clash[0]}', which latentlab has itself: rename it")
-    return {**_BUILTIN, **plugins}
+    return {**BUILTIN, **plugins}
 
 
 def measurement_names() -> list[str]:

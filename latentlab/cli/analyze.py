@@ -13,12 +13,16 @@ from latentlab.cli.options import (
     ImageSize,
     Limit,
     Masks,
+    MetricOptions,
+    Metrics,
     Release,
     Seed,
     SkipBad,
     Weights,
     at_least,
     check_folder,
+    chosen_names,
+    parsed_options,
 )
 from latentlab.errors import UserError
 
@@ -45,9 +49,8 @@ def analyze(
             help=f"fashion[:train|:test], imagefolder:DIR, parquet:FILES or cifar10:DIR (default: {_DEFAULT_DATA}).",
         ),
     ] = None,
-    metrics: Annotated[
-        str, typer.Option("--metrics", metavar="NAMES", help="Comma-separated measurements, or all of them.")
-    ] = "all",
+    metrics: Metrics = "all",
+    settings: MetricOptions = None,
     limit: Limit = None,
     out: Annotated[
         Path | None,
@@ -88,8 +91,9 @@ def analyze(
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, make_writable, prepare_threads
 
-    names = None if metrics == "all" else [name.strip() for name in metrics.split(",") if name.strip()]
+    names = chosen_names(metrics)
     chosen_metrics(names)
+    options = parsed_options(settings, names)
     where = choose_device(device)
     prepare_threads()
     if tokenizer is None:
@@ -106,7 +110,9 @@ def analyze(
         subject = subject_of_tokenizer(model, images, device=where)
     command = shlex.join(["latentlab", *sys.argv[1:]])
     with joined_ranks() as ranks:
-        results = analyze_subject(subject, folder, metrics=names, seed=seed, device=where, command=command, ranks=ranks)
+        results = analyze_subject(
+            subject, folder, metrics=names, seed=seed, device=where, command=command, options=options, ranks=ranks
+        )
     if ranks.first:
         _report(results, folder, json)
         _check_complete(results, names)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from latentlab import __version__
-from latentlab.cli import analyze, doctor, encode, tokenizers, train
+from latentlab.cli import analyze, collapse, compare, doctor, encode, explain, tokenizers, train
 from latentlab.errors import UserError
 
 _DEBUG = "LATENTLAB_DEBUG"
@@ -84,6 +84,9 @@ def _options(
 
 
 app.command()(analyze.analyze)
+app.command()(compare.compare)
+app.command()(collapse.collapse)
+app.command()(explain.explain)
 app.command()(encode.encode)
 app.add_typer(train.app, name="train")
 app.command()(tokenizers.tokenizers)

@@ -1,7 +1,7 @@
 """Options that several commands share, with one wording."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,43 @@ Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everythi
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="N", help="Images per pass (default: by image size and device).")
 ]
+Metrics = Annotated[
+    str,
+    typer.Option("--metrics", metavar="NAMES", help="Comma-separated measurements, or all (see `latentlab explain`)."),
+]
+MetricOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a measurement (lnc.k=10); may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
+
+
+def chosen_names(metrics: str) -> list[str] | None:
+    """Return the names in a comma-separated list, None for ``all``."""
+    return None if metrics == "all" else [name.strip() for name in metrics.split(",") if name.strip()]
+
+
+def parsed_options(settings: list[str] | None, names: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Return measurement -> option -> value of ``NAME.OPTION=VALUE`` settings, values as YAML.
+
+    Raises:
+        UserError: not of that form, or a measurement that is not among ``names``.
+    """
+    import yaml
+
+    parsed: dict[str, dict[str, Any]] = {}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        name, dot, option = key.partition(".")
+        if not (equals and dot and option):
+            raise UserError(f"--set expects NAME.OPTION=VALUE (for example lnc.k=10), got '{setting}'")
+        if names is not None and name not in names:
+            raise UserError(f"--set {setting}: '{name}' is not among --metrics {','.join(names)}")
+        try:
+            parsed.setdefault(name, {})[option] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting}: '{text}' is not a YAML value") from error
+    return parsed
 
 
 def at_least(option: str, value: int | None, least: int) -> None:

@@ -19,7 +19,7 @@ def results(viv_details: dict, sec_details: dict, gmm_details: dict) -> dict[str
 
 
 def test_every_figure_is_written_and_shows_something(results: dict, tmp_path: Path) -> None:
-    written = draw_all(results, tmp_path / "figures", title="ae on synthetic latents")
+    written = draw_all({"ae on synthetic latents": results}, tmp_path / "figures")
     stems = ["viv_curve", "eigenvalue_spectra", "dct_energy", "nll_over_components"]
     assert written == [tmp_path / "figures" / f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     for png in written[::2]:
@@ -47,6 +47,12 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 def test_absent_measurements_and_tables_are_left_out(results: dict, tmp_path: Path) -> None:
     marginal = Measurement("viv", "marginal", 1.0, None, "lower", "", 400, details={"per_class": {}})
-    written = draw_all({"viv": marginal, "sec": results["sec"]}, tmp_path, title="ae")
+    written = draw_all({"ae": {"viv": marginal, "sec": results["sec"]}}, tmp_path)
     assert [path.name for path in written] == ["dct_energy.png", "dct_energy.svg"]
-    assert draw_all({}, tmp_path, title="ae") == []
+    assert draw_all({"ae": {}}, tmp_path) == []
+
+
+def test_several_tokenizers_share_a_figure(results: dict, tmp_path: Path) -> None:
+    draw_all({"ae": results, "ibq": {"viv": results["viv"]}}, tmp_path)
+    curves, maps = ((tmp_path / f"{stem}.svg").read_text() for stem in ("viv_curve", "dct_energy"))
+    assert "<!-- ibq -->" in curves and "<!-- ibq -->" not in maps
