@@ -31,10 +31,15 @@ def bootstrap_means(values: np.ndarray, seed: int = 0, replicates: int = REPLICA
     group = random_groups(len(table), seed)
     sizes = np.bincount(group)
     sums = group_sums(table.reshape(len(table), -1), group)
-    g = len(sizes)
-    drawn = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=replicates)
-    means = drawn @ sums / (drawn @ sizes)[:, None]
+    counts = _drawn_counts(len(sizes), replicates, seed)
+    means = counts @ sums / (counts @ sizes)[:, None]
     return means.reshape(replicates, *table.shape[1:])
+
+
+def _drawn_counts(g: int, replicates: int, seed: int) -> np.ndarray:
+    """Return how often each of ``g`` groups is drawn in each resampling, [r,g]."""
+    drawn = np.random.default_rng(seed).integers(0, g, size=(replicates, g)) + g * np.arange(replicates)[:, None]
+    return np.bincount(drawn.ravel(), minlength=replicates * g).reshape(replicates, g).astype(np.float64)
 
 
 def random_groups(n: int, seed: int) -> np.ndarray:

@@ -16,12 +16,9 @@ import numpy as np
 from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.spectrum import Spectrum, measure_spectrum
 from latentlab.errors import UserError, unknown_name
-from latentlab.latents import Latents
+from latentlab.latents import Latents, on_grid
 from latentlab.measurement import Estimate, Measurement, MetricCard
 from latentlab.registry import measurement
-
-COMPANIONS = (0.25, 0.5)
-"""Thresholds that are always reported, so that results with different headlines can be compared."""
 
 _DISTANCES = ("manhattan", "euclidean")
 _TIE = 1e-9
@@ -41,45 +38,69 @@ _TIE = 1e-9
         "normalisation are our choice where the paper is silent",
         needs=("grid",),
         confounds="grid size; channel offsets when not normalised (they are DC energy)",
+        variants={
+            "rho=0.25": "a threshold at a quarter of the highest frequency (always reported beside the headline)",
+            "thresholds=(0.25, 0.5, 0.75)": "further thresholds beside the headline",
+            "distance='euclidean'": "frequencies are counted by sqrt(u^2 + v^2) instead of u + v, as in a port of the code",
+            "normalize=False": "raw latents: offsets of the channels are DC energy",
+            "grid=(8, 16)": "lays 1-D tokens out on a grid, row by row; their order need not have a place in the image",
+        },
+        invariances="batch size, order of the images and channels, a scale of all latents, mirrored or transposed grids; "
+        "per-channel shift and scale when normalised",
+        known_values={
+            "white noise on 16x16": "0.46875 (rho 0.5), 0.859375 (rho 0.25) in expectation",
+            "four channels of one DCT mode each, (0,0) of amplitude 3, (7,8) 1, (8,8) 1, (15,15) 2, raw": "5/15 (rho 0.5), "
+            "6/15 (rho 0.25)",
+            "white noise with an offset of 5, raw": "0.018, normalised 0.467 (rho 0.5)",
+        },
+        test="tests/analyses/test_sec.py::test_single_modes_are_exact",
     )
 )
 def sec(
     latents: Latents,
     *,
     rho: float = 0.5,
+    thresholds: tuple[float, ...] = (0.25, 0.5),
     distance: Literal["manhattan", "euclidean"] = "manhattan",
     normalize: bool = True,
+    grid: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Measure spectral energy concentration, in one pass over the latents.
 
     Args:
         latents: with a grid; 1-D tokens have no frequencies.
-        rho: threshold of the headline as a share of the highest frequency, in [0, 1]; SEC at 0.25 and 0.5 are reported
-            beside it. The threshold itself does not count as above, so rho = 1 gives 0 and rho = 0 all but DC.
+        rho: threshold of the headline as a share of the highest frequency, in [0, 1]. The threshold itself does not count as
+            above, so rho = 1 gives 0 and rho = 0 all but DC.
+        thresholds: further ones, reported beside the headline.
         distance: of a frequency from DC: ``manhattan`` (u + v), or ``euclidean``.
         normalize: standardise each channel over the whole set first.
+        grid: (rows, columns) on which 1-D tokens are laid out; None for latents that have a grid.
         seed: of the bootstrap over images.
 
     Returns:
-        Fraction in [0, 1]; 0 where there is no energy. Interval: bootstrap over images (over 512 random groups of them, where
-        there are more), with the normalisation held fixed. ``details``: ``energy`` [h,w], share per frequency, DC first;
-        ``threshold`` tau of the headline.
+        Fraction in [0, 1]; 0 where there is no energy. Interval: bootstrap over images, with the normalisation held fixed.
+        ``details``: ``energy`` [h,w], share per frequency, DC first; ``threshold`` tau of the headline; the radial spectrum:
+        ``frequency`` [D], Manhattan distances u + v, or r of the Euclidean rings r <= sqrt(u^2 + v^2) < r + 1,
+        ``radial_energy`` share of energy and ``radial_white`` share of the frequencies there, which white noise would have.
 
     Raises:
-        UserError: 1-D tokens, rho outside [0, 1], an unknown distance, or non-finite latents.
+        UserError: 1-D tokens without a grid, rho or a threshold outside [0, 1], an unknown distance, or non-finite latents.
     """
-    if latents.grid is None:
-        raise UserError("sec needs a grid [n,c,h,w]: 1-D tokens have no spatial frequencies")
+    latents = on_grid(latents, grid, "sec")
+    assert latents.grid is not None
     if distance not in _DISTANCES:
         raise unknown_name("distance", str(distance), _DISTANCES)
-    if not 0 <= rho <= 1:
-        raise UserError(f"rho must lie in [0, 1], got {rho}")
-    thresholds = sorted({*COMPANIONS, float(rho)})
-    bands = np.stack([_above(latents.grid, distance, threshold) for threshold in thresholds])
+    for name, value in (("rho", rho), *(("thresholds", value) for value in thresholds)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} must lie in [0, 1], got {value}")
+    every = list(dict.fromkeys(map(float, (rho, *thresholds))))  # the headline first
+    bands = np.stack([_above(latents.grid, distance, threshold) for threshold in every])
     spectrum = measure_spectrum(latents, bands, normalize=normalize, seed=seed)
-    estimates = dict(zip(thresholds, _shares(spectrum, seed), strict=True))
+    shares, replicates = _shares(spectrum, seed)
+    estimates = dict(zip(every, shares, strict=True))
     total = spectrum.energy.sum()
+    energy = spectrum.energy / total if total > 0 else spectrum.energy
     return Measurement(
         name="sec",
         variant=f"rho {rho:g}, {distance} distance, {'per-channel normalised' if normalize else 'raw'}",
@@ -88,14 +109,35 @@ def sec(
         direction="lower",
         unit="fraction",
         n=latents.n,
-        parameters={"rho": rho, "distance": distance, "normalize": normalize, "seed": seed},
-        companions={f"SEC@{threshold:g}": estimates[threshold] for threshold in COMPANIONS},
+        parameters={
+            "rho": rho,
+            "thresholds": thresholds,
+            "distance": distance,
+            "normalize": normalize,
+            "grid": grid,
+            "seed": seed,
+        },
+        companions={f"SEC@{threshold:g}": estimates[threshold] for threshold in thresholds},
         warnings=_cautions(latents, total),
         details={
-            "energy": spectrum.energy / total if total > 0 else spectrum.energy,
+            "energy": energy,
             "threshold": rho * _distances(latents.grid, distance).max(),
+            **_radial(energy, distance),
         },
+        replicates=replicates,
     )
+
+
+def _radial(energy: np.ndarray, distance: str) -> dict[str, np.ndarray]:
+    """Return the share of energy [h,w], and of frequencies, per distance from DC."""
+    h, w = energy.shape
+    ring = _distances((h, w), distance).astype(int).ravel()  # Euclidean distances are rounded down
+    inside = np.bincount(ring)
+    return {
+        "frequency": np.arange(len(inside)),
+        "radial_energy": np.bincount(ring, weights=energy.ravel()),
+        "radial_white": inside / (h * w),
+    }
 
 
 def _distances(grid: tuple[int, int], distance: str) -> np.ndarray:
@@ -110,18 +152,19 @@ def _above(grid: tuple[int, int], distance: str, rho: float) -> np.ndarray:
     return distances > rho * distances.max() + _TIE
 
 
-def _shares(spectrum: Spectrum, seed: int) -> list[Estimate]:
-    """Return the share of energy in every band, with its interval."""
+def _shares(spectrum: Spectrum, seed: int) -> tuple[list[Estimate], np.ndarray | None]:
+    """Return the share of energy in every band, with its interval, and the bootstrap replicates of the first."""
     total = spectrum.totals.sum()
     if not total > 0:
-        return [Estimate(0.0)] * len(spectrum.bands)
+        return [Estimate(0.0)] * len(spectrum.bands), None
     values = spectrum.bands.sum(1) / total
     if len(spectrum.totals) < 2:
-        return [Estimate(float(value)) for value in values]
+        return [Estimate(float(value)) for value in values], None
     means = bootstrap_means(np.stack([spectrum.totals, *spectrum.bands], axis=1), seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # resamplings without energy
         replicates = (means[:, 1:] / means[:, :1]).T
-    return [Estimate(float(value), percentile_interval(r)) for value, r in zip(values, replicates, strict=True)]
+    shares = [Estimate(float(value), percentile_interval(r)) for value, r in zip(values, replicates, strict=True)]
+    return shares, replicates[0]
 
 
 def _cautions(latents: Latents, total: float) -> tuple[str, ...]:

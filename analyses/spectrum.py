@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analyses.intervals import random_groups
 from analyses.threads import map_in_threads
 from latentlab.errors import UserError
 from latentlab.latents import Latents
-
-GROUPS = 512
-"""Energies are kept for at most this many random groups of images, the units of a bootstrap."""
 
 _PIECE_BYTES = 2 << 20
 """Large enough that starting the operations on a piece costs nothing, small enough for the cache."""
@@ -28,7 +26,7 @@ class Spectrum:
 
     Attributes:
         energy: summed over images and channels, [h,w], DC first.
-        bands: energy in every band asked for, of every group of images, [bands,g].
+        bands: energy in every band asked for, of every group of images that a bootstrap resamples, [bands,g].
         totals: energy of every group, DC included, [g].
     """
 
@@ -57,11 +55,12 @@ def measure_spectrum(latents: Latents, bands: np.ndarray, *, normalize: bool, se
     Raises:
         UserError: latents contain NaN or infinity.
     """
-    group_of = _random_groups(latents.n, seed)
+    group_of = torch.from_numpy(random_groups(latents.n, seed))
+    counts = torch.bincount(group_of)
     start = latents.take(slice(0, 32))
 
     def add_up(parts: Sequence[slice]) -> _Sums:
-        sums = _Sums(start, bands, groups=min(latents.n, GROUPS))
+        sums = _Sums(start, bands, groups=len(counts))
         for part in parts:
             batch = latents.take(part)
             step = max(1, _PIECE_BYTES // batch[0].nbytes)
@@ -78,13 +77,7 @@ def measure_spectrum(latents: Latents, bands: np.ndarray, *, normalize: bool, se
     if not torch.isfinite(total.energy).all():
         _ = latents.moments  # says which images, if that is the reason
         raise UserError("latents are not finite, or too large for float32 squares (above 1e18): rescale them")
-    return total.spectrum(torch.bincount(group_of).double(), normalize)
-
-
-def _random_groups(n: int, seed: int) -> Tensor:
-    """Return the group of every image, [n]; groups differ by at most one image in size."""
-    order = np.random.default_rng(seed).permutation(n)
-    return torch.from_numpy(order % min(n, GROUPS))
+    return total.spectrum(counts.double(), normalize)
 
 
 class _Sums:

@@ -7,8 +7,11 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from figures import (
+    channel_moments,
+    code_usage,
     dct_energy,
     decoder_sensitivity,
+    density_map,
     eigenvalue_spectra,
     equivariance,
     length_ratio,
@@ -35,6 +38,9 @@ _PLANS = {
     "radial_spectrum": _Plan("sec", "radial_energy", radial_spectrum.draw),
     "similarity_decay": _Plan("lds", "similarity", similarity_decay.draw),
     "nll_over_components": _Plan("gmm", "components", nll_over_components.draw),
+    "density_map": _Plan("uniformity", "density", density_map.draw),
+    "code_usage": _Plan("codebook", "frequency", code_usage.draw),
+    "channel_moments": _Plan("latent_statistics", "excess_kurtosis", channel_moments.draw),
     "equivariance": _Plan("equivariance", "error", equivariance.draw),
     "decoder_sensitivity": _Plan("sensitivity", "pixels", decoder_sensitivity.draw),
     "length_ratio": _Plan("straightness", "length_ratio", length_ratio.draw),

@@ -145,16 +145,45 @@ def test_interval_is_the_bootstrap_over_images(monkeypatch: pytest.MonkeyPatch) 
     above = energy[:, :, np.add.outer(np.arange(4), np.arange(4)) > 3].sum((1, 2))
     error = np.std(above - above.sum() / total.sum() * total) / total.mean() / np.sqrt(400)
     for groups in (512, 100):
-        monkeypatch.setattr(spectrum, "GROUPS", groups)
+        monkeypatch.setattr("analyses.intervals.GROUPS", groups)
         low, high = sec(z, normalize=False).interval
         assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
     assert sec(z, normalize=False).interval == (low, high)
 
 
-def test_random_groups_are_even() -> None:
-    counts = np.bincount(spectrum._random_groups(1500, seed=0))
-    assert len(counts) == 512 and set(counts) <= {2, 3}
-    assert np.bincount(spectrum._random_groups(20, seed=0)).tolist() == [1] * 20
+def test_replicates_are_paired() -> None:
+    z = smooth_latents(n=300, shape=(2, 4, 4))
+    measured = sec(z, normalize=False)
+    assert measured.interval == pytest.approx(np.percentile(measured.replicates, (2.5, 97.5)))
+    other = sec(z + 0.1 * np.random.default_rng(1).standard_normal(z.shape), normalize=False)
+    difference = measured.replicates - other.replicates
+    assert difference.std() < 0.5 * np.hypot(measured.replicates.std(), other.replicates.std())
+    np.testing.assert_allclose(sec(z, normalize=False, thresholds=()).replicates, measured.replicates, rtol=1e-12)
+
+
+def test_several_thresholds() -> None:
+    z = smooth_latents()
+    measured = sec(z, rho=0.4, thresholds=(0.1, 0.4, 0.9))
+    assert list(measured.companions) == ["SEC@0.1", "SEC@0.4", "SEC@0.9"]
+    for rho, estimate in zip((0.1, 0.4, 0.9), measured.companions.values(), strict=True):
+        assert estimate.value == pytest.approx(reference(z, rho), abs=1e-12)
+        assert estimate.interval[0] < estimate.value < estimate.interval[1]
+    assert measured.companions["SEC@0.4"] == (measured.value, measured.interval)
+
+
+@pytest.mark.parametrize("distance", ["manhattan", "euclidean"])
+def test_radial_spectrum_sums_the_energy_map_over_rings(distance: str) -> None:
+    details = sec(smooth_latents(), distance=distance).details
+    energy, frequency = details["energy"], details["frequency"]
+    shares, white = np.zeros(len(frequency)), np.zeros(len(frequency))
+    for (u, v), share in np.ndenumerate(energy):
+        ring = u + v if distance == "manhattan" else int(np.sqrt(u * u + v * v))
+        shares[ring] += share
+        white[ring] += 1 / 60
+    np.testing.assert_allclose(details["radial_energy"], shares, atol=1e-14)
+    np.testing.assert_allclose(details["radial_white"], white, atol=1e-14)
+    assert frequency[-1] == (14 if distance == "manhattan" else 10)  # sqrt(5^2 + 9^2) = 10.3
+    assert details["radial_energy"].sum() == pytest.approx(1)
 
 
 def test_constant_channels_do_not_count() -> None:
@@ -188,6 +217,7 @@ def test_dct_matrix_is_orthonormal_and_scipys() -> None:
         ({"rho": 1.2}, r"rho must lie in \[0, 1\], got 1.2"),
         ({"rho": -0.1}, "rho must lie"),
         ({"rho": float("nan")}, "rho must lie"),
+        ({"thresholds": (0.5, 1.5)}, r"thresholds must lie in \[0, 1\], got 1.5"),
         ({"distance": "chebyshev"}, "unknown distance"),
         ({"threshold": 0.5}, "unknown parameter"),
     ],
@@ -197,9 +227,16 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         sec(smooth_latents(), **options)
 
 
-def test_tokens_are_refused() -> None:
+def test_tokens_need_a_layout() -> None:
+    z = smooth_latents()
+    tokens = z.reshape(9, 4, 60).transpose(0, 2, 1)
+    assert sec(tokens, grid=(6, 10)).value == pytest.approx(sec(z).value, abs=1e-13)
     with pytest.raises(UserError, match="grid"):
-        sec(np.zeros((4, 8, 3)))
+        sec(tokens)
+    with pytest.raises(UserError, match="5x10 does not hold 60 tokens"):
+        sec(tokens, grid=(5, 10))
+    with pytest.raises(UserError, match="grid is for 1-D tokens"):
+        sec(z, grid=(10, 6))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
