@@ -26,6 +26,7 @@ from latentlab.errors import UserError, unknown_name
 from latentlab.latents import Latents
 from latentlab.measurement import Estimate, Interval, Measurement, MetricCard
 from latentlab.registry import measurement
+from latentlab.subset import limit_latents
 
 COMPONENTS = (1, 2, 5, 10, 20, 50)
 """Numbers of components tried by default."""
@@ -77,6 +78,8 @@ class _Sweep:
             "covariance='diag'": "no tilt within a component: needs several of them for one tilted mode",
             "covariance='tied'": "one matrix for all components",
             "dims=64": "fixed PCA dimension: what makes NLLs of different tokenizers comparable",
+            "most_dims=1024": "largest dimension chosen by explained variance; the default, 128, may explain less than 90 %",
+            "limit=None": "all images instead of 20,000",
             "threshold=300": "also the smallest K whose held-out NLL is at most this",
         },
         invariances="batch size, rotation of the flattened latents, common scale; the order of the images only through the "
@@ -97,6 +100,8 @@ def gmm(
     covariance: Covariance = "full",
     dims: int | None = None,
     explained: float = 0.9,
+    most_dims: int = 128,
+    limit: int | None = 20_000,
     heldout: float = 0.2,
     threshold: float | None = None,
     n_init: int = 3,
@@ -125,6 +130,9 @@ def gmm(
         covariance: ``full``, ``diag`` or ``tied``. A diagonal needs several components for one tilted mode.
         dims: PCA dimension; None takes the fewest with more than ``explained`` of the variance. Fix it to compare NLLs.
         explained: share of the variance to exceed, in (0,1).
+        most_dims: largest PCA dimension chosen so; where it explains less, a warning says how much. Full covariances in many
+            more dimensions would have more parameters than the images have numbers.
+        limit: use at most this many images, evenly from the classes; None for all.
         heldout: share of the images kept from fitting, in (0,1).
         threshold: NLL for ``K at threshold``, nats per image.
         n_init: random starts per K.
@@ -145,12 +153,15 @@ def gmm(
         raise unknown_name("covariance", covariance, SHAPES)
     if n_init < 1:
         raise UserError(f"n_init must be at least 1, got {n_init}")
+    if most_dims < 1:
+        raise UserError(f"most_dims must be at least 1, got {most_dims}")
     latents.moments  # noqa: B018  refuses NaN and infinity by image number
+    latents = limit_latents(latents, limit, seed)
     training = _split(latents.n, heldout, seed)
     rows, unseen = LatentRows(latents, training), LatentRows(latents, ~training)
     if components is not None:
         _check_components(components, rows.n)
-    axes = pca(rows, explained=explained, dims=dims, seed=seed)
+    axes = pca(rows, explained=explained, dims=dims, most=most_dims, seed=seed)
     kept = len(axes.variances)
     ks = (
         _default_components(rows.n, kept, covariance)
@@ -174,6 +185,8 @@ def gmm(
             "covariance": covariance,
             "dims": kept,
             "explained": explained,
+            "most_dims": most_dims,
+            "limit": limit,
             "heldout": heldout,
             "threshold": threshold,
             "n_init": n_init,

@@ -4,8 +4,9 @@ Three ways to the same answer, chosen by size:
 
 * few dimensions: the exact covariance [d,d];
 * few points: the exact Gram matrix [n,n], which has the same non-zero eigenvalues;
-* neither: randomised subspace iteration (Halko, Martinsson & Tropp, SIAM Review 53, 2011, algorithms 4.3 and 4.4), with as
-  many directions as the share needs. The total variance is exact there too, the eigenvalues are (tight) lower bounds.
+* neither: subspace iteration (Halko, Martinsson & Tropp, SIAM Review 53, 2011, algorithms 4.3 and 4.4), with as many
+  directions as the share needs, from the exact components of a sample of the points. The total variance is exact there
+  too, the eigenvalues are (tight) lower bounds.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from analyses.points import Points
+from analyses.points import ArrayPoints, Points, sample
 from latentlab.errors import UserError
 
 EXACT_SIZE = 2048
 """Up to this many dimensions (or points) the whole covariance (or Gram) matrix is decomposed: 32 MiB, seconds."""
 
 MOST_COMPONENTS = 1024
-"""Randomised: the search for the share stops at this many components."""
+"""The search for the share stops at this many components."""
 
 _FIRST = 128
 _OVERSAMPLING = 16
@@ -63,15 +64,22 @@ class Pca:
         return (self.components / self.variances.sqrt()[:, None]).T.contiguous()
 
 
-def pca(points: Points, *, explained: float = 0.9, dims: int | None = None, seed: int = 0) -> Pca:
+def pca(
+    points: Points,
+    *,
+    explained: float = 0.9,
+    dims: int | None = None,
+    most: int = MOST_COMPONENTS,
+    seed: int = 0,
+) -> Pca:
     """Return the fewest leading components whose cumulative explained variance exceeds ``explained``, or ``dims`` of them.
 
     Args:
         points: [n,d].
-        explained: share of the variance to exceed (strictly), in (0,1). Where the randomised method does not get there with
-            1024 components it returns those: compare `Pca.explained`.
+        explained: share of the variance to exceed (strictly), in (0,1).
         dims: this many components instead, whatever they explain.
-        seed: of the randomised method.
+        most: return this many components where the share needs more of them: compare `Pca.explained`.
+        seed: of the sample and the random directions of the third method.
 
     Raises:
         UserError: fewer than 2 points, a share outside (0,1), points without variance, or ``dims`` above the number of
@@ -85,16 +93,15 @@ def pca(points: Points, *, explained: float = 0.9, dims: int | None = None, seed
         raise UserError(
             f"dims must lie between 1 and {min(points.n - 1, points.d)} for {points.n} points of {points.d} numbers, got {dims}"
         )
-    mean = _mean(points)
-    total = _total_variance(points, mean)
+    mean, total = _mean_and_variance(points)
     if total == 0:
         raise UserError("all points are equal: there are no principal components")
     if min(points.n, points.d) <= EXACT_SIZE:
         decompose = _from_covariance if points.d <= EXACT_SIZE else _from_gram
         variances, directions = decompose(points, mean)
     else:
-        variances, directions = _randomised(points, mean, explained * total, dims, seed)
-    k = dims or smallest_share(variances, explained * total)
+        variances, directions = _iterated(points, mean, explained * total, dims, most, seed)
+    k = dims or min(smallest_share(variances, explained * total), most)
     # A direction counts as empty when its variance is rounding error beside the total.
     if variances[k - 1] <= 1e-12 * total:
         rank = int((variances > 1e-12 * total).sum())
@@ -107,16 +114,22 @@ def smallest_share(variances: Tensor, target: float) -> int:
     return min(int((variances.cumsum(0) <= target).sum()) + 1, len(variances))
 
 
-def _mean(points: Points) -> Tensor:
-    total = torch.zeros(points.d, dtype=torch.float64)
+def _mean_and_variance(points: Points) -> tuple[Tensor, float]:
+    """Return the mean [d] and the summed variance of all dimensions, in one pass about the mean of the first chunk."""
+    shift: Tensor | None = None
+    total, squares = torch.zeros(points.d, dtype=torch.float64), 0.0
     for chunk in points.chunks():
-        total += chunk.sum(0, dtype=torch.float64)
-    return total / points.n
-
-
-def _total_variance(points: Points, mean: Tensor) -> float:
-    squares = sum(float((chunk.double() - mean).square().sum()) for chunk in points.chunks())
-    return squares / points.n
+        if shift is None:
+            shift = chunk.mean(0, dtype=torch.float64).to(chunk.dtype)
+        centred = chunk - shift
+        total += centred.sum(0, dtype=torch.float64)
+        squares += float(torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64).square().sum())
+    assert shift is not None
+    offset = total / points.n
+    variance = squares / points.n - float(offset.square().sum())
+    # Below the rounding of the chunks around their common value there is no variance.
+    rounding = 4 * torch.finfo(shift.dtype).eps ** 2 * float(shift.double().square().sum())
+    return shift.double() + offset, variance if variance > rounding else 0.0
 
 
 def _from_covariance(points: Points, mean: Tensor) -> Eigen:
@@ -158,24 +171,36 @@ def _accumulate(points: Points, term: Callable[[Tensor, int], Tensor]) -> Tensor
     return total
 
 
-def _randomised(points: Points, mean: Tensor, target: float, dims: int | None, seed: int) -> Eigen:
-    """Iterate a random subspace until the variance it holds settles; widen it until it holds the ``target``.
+def _iterated(points: Points, mean: Tensor, target: float, dims: int | None, most: int, seed: int) -> Eigen:
+    """Iterate a subspace until the variance it holds settles; widen it until it holds the ``target``.
 
-    Products run in the precision of the points, sums over chunks in float64.
+    It starts from the components of `EXACT_SIZE` of the points, which also show about how many directions it needs, and
+    random ones. Products run in the precision of the points, sums over chunks in float64.
     """
-    most = min((dims or MOST_COMPONENTS) + _OVERSAMPLING, points.n, points.d)
-    width = most if dims else min(_FIRST, most)
+    widest = min((dims or most) + _OVERSAMPLING, points.n, points.d)
+    basis, width = _start(points, target, dims, widest, seed)
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.zeros(points.d, 0, dtype=torch.float64)
     while True:
         fresh = torch.randn(points.d, width - basis.shape[1], generator=generator, dtype=torch.float64)
         variances, basis = _subspace_iteration(points, mean, torch.cat([basis, fresh], dim=1))
         if dims:
             return variances, basis
         trusted = width - _OVERSAMPLING  # the last few directions have not settled
-        if width == most or variances[:trusted].sum() > target:
+        if width == widest or variances[:trusted].sum() > target:
             return variances[:trusted], basis[:, :trusted]
-        width = min(2 * width, most)
+        width = min(2 * width, widest)
+
+
+def _start(points: Points, target: float, dims: int | None, widest: int, seed: int) -> tuple[Tensor, int]:
+    """Return directions to start from, [d,m], and how many the first iteration should have."""
+    rows = ArrayPoints(sample(points, EXACT_SIZE, seed))
+    mean, total = _mean_and_variance(rows)
+    if total == 0:  # a sample of equal points says nothing
+        return torch.zeros(points.d, 0, dtype=torch.float64), widest if dims else min(_FIRST, widest)
+    variances, directions = _from_gram(rows, mean) if len(mean) > EXACT_SIZE else _from_covariance(rows, mean)
+    needed = dims or smallest_share(variances, target)
+    width = widest if dims else min(max(needed + _OVERSAMPLING, _FIRST), widest)
+    return directions[:, : min(needed, width - 1)], width
 
 
 def _subspace_iteration(points: Points, mean: Tensor, start: Tensor) -> Eigen:

@@ -14,6 +14,7 @@ from figures import (
     density_map,
     eigenvalue_spectra,
     equivariance,
+    interpolations,
     length_ratio,
     nll_over_components,
     radial_spectrum,
@@ -43,6 +44,7 @@ _PLANS = {
     "channel_moments": _Plan("latent_statistics", "excess_kurtosis", channel_moments.draw),
     "equivariance": _Plan("equivariance", "error", equivariance.draw),
     "decoder_sensitivity": _Plan("sensitivity", "pixels", decoder_sensitivity.draw),
+    "interpolations": _Plan("ifid", "pictures", interpolations.draw),
     "length_ratio": _Plan("straightness", "length_ratio", length_ratio.draw),
 }
 

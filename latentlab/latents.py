@@ -196,7 +196,7 @@ def _refuse_non_finite(latents: Latents) -> None:
 
 
 class ArrayLatents(Latents):
-    """Latents in memory: [n,c,h,w] or [n,l,c], numpy or torch, not copied."""
+    """Latents in memory: [n,c,h,w], [n,l,c], or [n,c] (one vector per image); numpy or torch, not copied."""
 
     def __init__(
         self,
@@ -213,8 +213,10 @@ class ArrayLatents(Latents):
             UserError: wrong rank, not numbers, empty, or labels, masks or codes of another length.
         """
         self._latents = tensor_of("latents", latents)
+        if self._latents.ndim == 2:
+            self._latents = self._latents[:, None]
         if self._latents.ndim not in (3, 4):
-            raise UserError(f"latents must be [n,c,h,w] or [n,l,c], got shape {list(self._latents.shape)}")
+            raise UserError(f"latents must be [n,c,h,w], [n,l,c] or [n,c], got shape {list(self._latents.shape)}")
         if not self._latents.is_floating_point():
             raise UserError(f"latents must be floating point, got {self._latents.dtype}")
         if self._latents.numel() == 0:

@@ -173,12 +173,14 @@ def test_cautions(six: ArrayLatents) -> None:
     )
 
 
-def test_warns_when_the_components_do_not_explain_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    from analyses import pca
+def test_limit_takes_images_evenly_from_the_classes(six: ArrayLatents) -> None:
+    few = gmm(six, components=[1], limit=100)
+    assert few.n == 100 and few.details["n_train"] == 80
+    assert gmm(six, components=[1], limit=six.n).to_json() != few.to_json()
 
-    monkeypatch.setattr(pca, "EXACT_SIZE", 10)
-    monkeypatch.setattr(pca, "MOST_COMPONENTS", 5)
-    found = gmm(modes(1, n=400, shape=(10, 3, 3), spread=0.0), components=[1])
+
+def test_warns_when_the_components_do_not_explain_enough() -> None:
+    found = gmm(modes(1, n=400, shape=(10, 3, 3), spread=0.0), components=[1], most_dims=5)
     assert any(w.startswith("5 PCA dimensions explain only") for w in found.warnings)
 
 

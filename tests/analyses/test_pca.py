@@ -75,11 +75,16 @@ def test_randomised_widens_until_the_share_is_reached(monkeypatch: pytest.Monkey
     assert ours.total_variance == pytest.approx(rows.var(0, correction=0).sum().item(), rel=1e-12)
 
 
+def test_exact_methods_stop_at_the_most_components() -> None:
+    for rows in (points(600, 40, decay=0.99), points(40, 600, decay=0.99)):
+        ours = pca(ArrayPoints(rows), most=15)
+        assert len(ours.variances) == 15 and ours.explained < 0.9
+
+
 def test_randomised_stops_at_the_most_components(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EXACT_SIZE", 10)
     monkeypatch.setattr(module, "_FIRST", 20)
-    monkeypatch.setattr(module, "MOST_COMPONENTS", 15)
-    ours = pca(ArrayPoints(points(600, 120, decay=0.99)))
+    ours = pca(ArrayPoints(points(600, 120, decay=0.99)), most=15)
     assert len(ours.variances) == 15 and ours.explained < 0.9
 
 
