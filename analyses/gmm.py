@@ -79,7 +79,7 @@ class _Sweep:
             "covariance='tied'": "one matrix for all components",
             "dims=64": "fixed PCA dimension: what makes NLLs of different tokenizers comparable",
             "most_dims=1024": "largest dimension chosen by explained variance; the default, 128, may explain less than 90 %",
-            "limit=None": "all images instead of 20,000",
+            "limit=None": "all images instead of 10,000",
             "threshold=300": "also the smallest K whose held-out NLL is at most this",
         },
         invariances="batch size, rotation of the flattened latents, common scale; the order of the images only through the "
@@ -101,7 +101,7 @@ def gmm(
     dims: int | None = None,
     explained: float = 0.9,
     most_dims: int = 128,
-    limit: int | None = 20_000,
+    limit: int | None = 10_000,
     heldout: float = 0.2,
     threshold: float | None = None,
     n_init: int = 3,
