@@ -19,7 +19,7 @@ Data = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Weights to use instead of the tokenizer's own.")
+    Path | None, typer.Option("--weights", metavar="PATH", help="Weights to use instead of the tokenizer's own.")
 ]
 Release = Annotated[
     str | None,

@@ -1,7 +1,7 @@
 """Shape of an LDM-style tokenizer, under the field names of the published configurations. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -112,16 +112,54 @@ class Architecture(LDMConfig):
         return (self.embed_dim, side, side)
 
 
-def read_architecture(fields: Mapping[str, Any]) -> Architecture:
-    """Check ``fields`` (names of the published configurations) and return them as an `Architecture`.
+class TinyArchitecture(BaseModel):
+    """Encoder and decoder of the TAESD family (`latentlab.tokenizers.taesd`).
+
+    Attributes:
+        latent_channels: channels of the latent.
+        width: channels of every layer in between, 64 in all published models.
+        pooled: whether blocks at the lowest resolution have the normalised bottleneck of TAEF2.
+        resolution: nominal image side in pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latent_channels: int = Field(default=4, gt=0)
+    width: int = Field(default=64, gt=0)
+    pooled: bool = False
+    resolution: int = Field(default=256, gt=0)
+
+    quantizer: ClassVar[str] = "none"
+    n_embed: ClassVar[None] = None
+    downsampling: ClassVar[int] = 8
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (c,h,w) of the latent of one image at the nominal resolution."""
+        side = self.resolution // self.downsampling
+        return (self.latent_channels, side, side)
+
+
+AnyArchitecture = Architecture | TinyArchitecture
+A = TypeVar("A", Architecture, TinyArchitecture)
+
+
+@overload
+def read_architecture(fields: Mapping[str, Any]) -> Architecture: ...
+@overload
+def read_architecture(fields: Mapping[str, Any], model: type[A]) -> A: ...
+def read_architecture(
+    fields: Mapping[str, Any], model: type[Architecture] | type[TinyArchitecture] = Architecture
+) -> AnyArchitecture:
+    """Check ``fields`` (names of the published configurations) and return them as a ``model``.
 
     Raises:
         UserError: an unknown name (with near misses), or a value that cannot be; names the first one.
     """
     for name in fields:
-        if name not in Architecture.model_fields:
-            raise unknown_name("architecture field", name, Architecture.model_fields)
+        if name not in model.model_fields:
+            raise unknown_name("architecture field", name, model.model_fields)
     try:
-        return Architecture.model_validate(dict(fields))
+        return model.model_validate(dict(fields))
     except ValidationError as error:
         raise UserError(f"tokenizer architecture: {first_problem(error)}") from error

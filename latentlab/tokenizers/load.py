@@ -13,9 +13,18 @@ from latentlab.runtime import choose_device
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
 from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.published import load_published
+from latentlab.tokenizers.taesd import load_tiny
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
-from latentlab.tokenizers.zoo import ZOO, Release, embedded_path, find_release, plugins, releases_of
-from latentlab.weights import find_weights, read_state_dict
+from latentlab.tokenizers.zoo import (
+    ZOO,
+    Release,
+    embedded_path,
+    find_release,
+    find_release_weights,
+    plugins,
+    releases_of,
+)
+from latentlab.weights import read_state_dict
 
 WRAPPERS = ("state_dict", "model")
 """Entries of published files under which the weights may lie: Lightning's and MAR's."""
@@ -35,7 +44,7 @@ def load_tokenizer(
     Args:
         name: a name of `tokenizer_names`; with ``weights`` of latentlab's own format, any name.
         weights: file to read instead of the release's: published layouts (.ckpt, .pt, .safetensors) or latentlab's own,
-            which record their architecture.
+            which record their architecture. Of the TAESD family either of the two files, or their folder.
         architecture: fields that differ from the release's (``ch``, ``n_embed``, ...); ``use_ema`` stands for ``ema``.
         release: which weights (`zoo_entries` lists them). Left out: with ``weights`` the published layout, else the
             embedded weights where there are some.
@@ -59,8 +68,10 @@ def load_tokenizer(
         raise UserError(f"{path} holds the tokenizer '{header.name}', not '{name}': ask for '{header.name}'")
     chosen = _release(name, release, path, header)
     if path is None:
-        path = embedded_file(name, chosen) if chosen.weights is None else find_weights(chosen.weights, download)
+        path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(chosen, download)
         header = read_weight_metadata(path)
+    if chosen.family == "taesd":
+        return load_tiny(name, chosen.name, path, {**(chosen.architecture or {}), **overrides}).to(device)
     return _load(name, chosen, path, header, overrides, ema).to(device)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.tokenizers.architecture import Architecture, read_architecture
+from latentlab.tokenizers.architecture import AnyArchitecture, Architecture, TinyArchitecture, read_architecture
 from latentlab.tokenizers.latent_statistics import VAVAE_MEAN, VAVAE_STD
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
 from latentlab.weights import WeightFile, find_weights
@@ -28,6 +28,8 @@ class Release:
         name: unique among the tokenizer's releases.
         licence: of the weights.
         weights: the published file; None for weights that ship with the package.
+        companions: further published files, which lie beside ``weights``.
+        family: what the architecture's fields describe: ``ldm`` or ``taesd``.
         architecture: fields of the published configuration; None when the weight file itself records them.
         shift: subtracted from latents by `normalize`, one number or one per channel.
         scale: multiplied by `normalize`.
@@ -41,6 +43,8 @@ class Release:
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     statistics: str | None = None
+    companions: tuple[WeightFile, ...] = ()
+    family: Literal["ldm", "taesd"] = "ldm"
 
     @property
     def embedded(self) -> bool:
@@ -65,12 +69,31 @@ _MAR = _F16 | {
 _VAVAE = _F16 | {"quantizer": "kl", "double_z": True, "num_res_blocks": 2, "z_channels": 32, "embed_dim": 32}
 
 
+_TAESD = "https://raw.githubusercontent.com/madebyollin/taesd/main/"
+
+
 def _ibq(codes: int, size: int | None = None, sha256: str | None = None) -> Release:
     file = WeightFile(
         repo=f"TencentARC/IBQ-Tokenizer-{codes}", filename=f"imagenet256_{codes}.ckpt", size=size, sha256=sha256
     )
     name = "imagenet256" if codes == 16384 else f"imagenet256-{codes}"
     return Release(name, "Apache-2.0", file, _IBQ | {"n_embed": codes})
+
+
+def _tiny(
+    release: str,
+    file: str,
+    architecture: Mapping[str, Any],
+    encoder: tuple[int, str] | None = None,
+    decoder: tuple[int, str] | None = None,
+) -> Release:
+    """Return a release of the TAESD family; (size, SHA-256) of the two files where they are known."""
+    halves = []
+    for half, known in (("encoder", encoder), ("decoder", decoder)):
+        size, sha256 = known or (None, None)
+        name = f"{file}_{half}.pth"
+        halves.append(WeightFile(repo="madebyollin/taesd", filename=name, size=size, sha256=sha256, url=_TAESD + name))
+    return Release(release, "MIT", halves[0], architecture, companions=(halves[1],), family="taesd")
 
 
 ZOO: dict[str, tuple[Release, ...]] = {
@@ -128,7 +151,23 @@ ZOO: dict[str, tuple[Release, ...]] = {
             statistics="latents_stats.pt",
         ),
     ),
+    # Tiny autoencoders for the latent spaces of Stable Diffusion 1, 3, FLUX.1 and FLUX.2; releases are named after those.
+    "taesd": (_tiny("sd", "taesd", {"latent_channels": 4}),),
+    "taesd3": (_tiny("sd3", "taesd3", {"latent_channels": 16}),),
+    "taef1": (_tiny("flux1", "taef1", {"latent_channels": 16}),),
+    "taef2": (
+        _tiny(
+            "flux2",
+            "taef2",
+            {"latent_channels": 32, "pooled": True},
+            encoder=(2_704_692, "10a4e1021e89d7551eaf161352da8dbd0b1aa83872ae28b150c1df1ce2f147b6"),
+            decoder=(2_704_756, "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5"),
+        ),
+    ),
 }
+
+MODELS: dict[str, type[Architecture] | type[TinyArchitecture]] = {"ldm": Architecture, "taesd": TinyArchitecture}
+"""What the architecture's fields of each family of releases are checked against."""
 
 
 @dataclass(frozen=True)
@@ -248,10 +287,10 @@ def _entry(name: str, release: Release) -> ZooEntry:
     )
 
 
-def _architecture(release: Release, path: Path | None) -> Architecture | None:
+def _architecture(release: Release, path: Path | None) -> AnyArchitecture | None:
     """Return the published architecture, or what an embedded file records; None when that file is absent."""
     if release.architecture is not None:
-        return read_architecture(release.architecture)
+        return read_architecture(release.architecture, MODELS[release.family])
     header = None if path is None else read_weight_metadata(path)
     return None if header is None else read_architecture(header.architecture)
 
@@ -260,8 +299,21 @@ def local_path(name: str, release: Release) -> Path | None:
     """Return where the weights of a release are on this machine, or None; looks, never downloads."""
     if release.weights is not None:
         try:
-            return find_weights(release.weights)
+            return find_release_weights(release)
         except UserError:  # says that they are not here
             return None
     path = embedded_path(name, release.name)
     return path if path.is_file() else None
+
+
+def find_release_weights(release: Release, download: bool = False) -> Path:
+    """Return where the published file of a release is on this machine; its companions are there too.
+
+    Raises:
+        UserError: a file is absent and not to be downloaded, or wrong.
+    """
+    assert release.weights is not None
+    path = find_weights(release.weights, download)
+    for companion in release.companions:
+        find_weights(companion, download)
+    return path
