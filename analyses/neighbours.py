@@ -69,7 +69,7 @@ def nearest(
         if exclude_self:
             block.diagonal(start).fill_(-torch.inf)
         row, column = _candidates(block, k, 2 * fast.error[rows], group)
-        found[rows] = _best(pairs.scores(row + start, column), row, column, len(block), k).numpy()
+        found[rows] = best_of_rows(pairs.scores(row + start, column), row, column, len(block), k).numpy()
     return found
 
 
@@ -136,7 +136,7 @@ def _cosine_factors(pairs: _Pairs, dtype: torch.dtype) -> _FastScores:
         for part in _parts(vectors):
             unit[part] = (vectors[part] * inverse[part]).to(dtype)
         sides.append(unit)
-    error = torch.full((len(pairs.queries), 1), _unit_error(sides[0]), dtype=dtype)
+    error = torch.full((len(pairs.queries), 1), unit_error(sides[0]), dtype=dtype)
     return _FastScores(sides[0], sides[1], error)
 
 
@@ -155,10 +155,10 @@ def _euclidean_factors(pairs: _Pairs, dtype: torch.dtype) -> _FastScores:
     for part in _parts(pairs.queries):
         centred = (pairs.queries[part] - centre) / scale
         lengths[part], queries[part, :d] = centred.norm(dim=1, keepdim=True), centred.to(dtype)
-    return _FastScores(queries, gallery, ((lengths + 1) * _unit_error(gallery)).to(dtype))
+    return _FastScores(queries, gallery, ((lengths + 1) * unit_error(gallery)).to(dtype))
 
 
-def _unit_error(factor: Tensor) -> float:
+def unit_error(factor: Tensor) -> float:
     """Return a bound on the error of a product of two rounded vectors [d] of at most unit length.
 
     The sum of d products in any order errs by at most d u / (1 - d u) (Higham, Accuracy and Stability of Numerical
@@ -179,7 +179,7 @@ def _candidates(scores: Tensor, k: int, window: Tensor, group: int) -> tuple[Ten
     return row[pair], index[pair] * group + member
 
 
-def _best(scores: Tensor, rows: Tensor, columns: Tensor, n: int, k: int) -> Tensor:
+def best_of_rows(scores: Tensor, rows: Tensor, columns: Tensor, n: int, k: int) -> Tensor:
     """Return the columns of the k largest scores of each of n rows, [n,k]; rows and columns come in order."""
     counts = torch.bincount(rows, minlength=n)
     first = counts.cumsum(0) - counts

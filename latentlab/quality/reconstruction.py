@@ -4,18 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import mean_interval
 from latentlab.data.base import ImageSet
-from latentlab.encoding import default_batch_size, to_unit_range
+from latentlab.encoding import default_batch_size
 from latentlab.errors import UserError
 from latentlab.measurement import Estimate
-from latentlab.quality.stlpips import STLPIPS
+from latentlab.pixels import to_unit_range
+from latentlab.quality.fidelity import image_scores, mean_score, to_uint8
+from latentlab.quality.perceptual import perceptual_distance
 from latentlab.runtime import progress
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
-
-PEAK = 255.0
-_WINDOW, _SIGMA = 11, 1.5
-_C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def reconstruction_scores(
@@ -47,67 +44,19 @@ def reconstruction_scores(
     if size < 1:
         raise UserError(f"batch size must be at least 1, got {size}")
     tokenizer = tokenizer.to(device).eval()
-    distance = STLPIPS("alex").to(device)
+    distance = perceptual_distance("st_lpips", device)  # always the same one, so that tables stay comparable
     counts = np.zeros(len(tokenizer.codebook), dtype=np.int64) if isinstance(tokenizer, DiscreteTokenizer) else None
-    columns: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "st_lpips": []}
+    columns: list[dict[str, Tensor]] = []
     with progress(f"reconstructing {images.name}", images.n) as advance, torch.inference_mode():
         for indices, pixels in images.batches(size):
             originals = pixels.to(device)
             decoded, codes = _reconstruct(tokenizer, to_unit_range(originals))
-            results = to_uint8(decoded)
-            columns["psnr"].append(psnr(results, originals))
-            columns["ssim"].append(ssim(results, originals))
-            columns["st_lpips"].append(distance(to_unit_range(results), to_unit_range(originals)))
+            columns.append(image_scores(to_uint8(decoded), originals, distance))
             if counts is not None and codes is not None:
                 counts += np.bincount(codes.flatten().cpu().numpy(), minlength=len(counts))
             advance(len(indices))
-    scores = {name: _mean(torch.cat(parts), seed) for name, parts in columns.items()}
+    scores = {name: mean_score(torch.cat([part[name] for part in columns]), seed) for name in columns[0]}
     return scores if counts is None else {**scores, **codebook_scores(counts)}
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Return images in [-1,1] as uint8, rounded and clipped.
-
-    Raises:
-        UserError: NaN or infinity among the values.
-    """
-    if not torch.isfinite(images).all():
-        raise UserError("the tokenizer decodes to NaN or infinite pixels: check its weights")
-    return ((images + 1) * (PEAK / 2)).round().clamp(0, PEAK).to(torch.uint8)
-
-
-def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB, float64 [n], of uint8 images [n,c,H,W]: 10 log10(255^2 / MSE).
-
-    Infinite for equal images.
-
-    Raises:
-        UserError: shapes differ.
-    """
-    x, y = _exact(first, second)
-    return 10 * torch.log10(PEAK**2 / (x - y).square().mean((1, 2, 3)))
-
-
-def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Return the structural similarity, float64 [n], of uint8 images [n,c,H,W]: 1 for equal images, at least -1.
-
-    Wang, Bovik, Sheikh and Simoncelli 2004 (doi 10.1109/TIP.2003.819861), equation 13 with their Gaussian window of 11x11
-    pixels and deviation 1.5, C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2, averaged over the windows inside the image. They
-    define it for one channel; colour images get the mean over channels.
-
-    Raises:
-        UserError: shapes differ, or a side is shorter than the window.
-    """
-    if min(first.shape[2:]) < _WINDOW:
-        raise UserError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {list(first.shape[2:])}")
-    x, y = _exact(first, second)
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    variance_x = _window_mean(x * x) - mean_x**2
-    variance_y = _window_mean(y * y) - mean_y**2
-    covariance = _window_mean(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
-    return (luminance * structure).mean((1, 2, 3))
 
 
 def codebook_scores(counts: np.ndarray) -> dict[str, Estimate]:
@@ -128,37 +77,3 @@ def _reconstruct(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor |
         codes = tokenizer.indices(images)
         return tokenizer.decode_indices(codes), codes
     return tokenizer.decode(tokenizer.encode(images)), None
-
-
-def _exact(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two batches of one shape in float64 (on the CPU where the device has none)."""
-    if first.shape != second.shape:
-        raise UserError(
-            f"reconstructions have shape {list(first.shape)}, images {list(second.shape)}: "
-            "choose an image size the tokenizer can divide"
-        )
-    x, y = (images.cpu() if images.device.type == "mps" else images for images in (first, second))
-    return x.double(), y.double()
-
-
-def _window_mean(maps: Tensor) -> Tensor:
-    """Return Gaussian-weighted means [n,c,H-10,W-10] of [n,c,H,W] over all windows inside."""
-    h, w = maps.shape[2:]
-    return _window_weights(h).to(maps) @ maps @ _window_weights(w).to(maps).T
-
-
-def _window_weights(side: int) -> Tensor:
-    """Return the weights [side-10,side] of every pixel of a line in every window: a banded matrix.
-
-    As a matrix product the filter is several times faster in float64 than as a convolution, for 32 pixels a side and for 256.
-    """
-    windows = side - _WINDOW + 1
-    offset = torch.arange(side) - torch.arange(windows)[:, None] - _WINDOW // 2
-    weights = torch.exp(-(offset.double() ** 2) / (2 * _SIGMA**2)) * (offset.abs() <= _WINDOW // 2)
-    return weights / weights.sum(1, keepdim=True)
-
-
-def _mean(values: Tensor, seed: int) -> Estimate:
-    """Return the mean over images and its interval; equal images make PSNR infinite, which has none."""
-    array = values.cpu().double().numpy()
-    return Estimate(float(array.mean()), mean_interval(array, seed) if np.isfinite(array).all() else None)

@@ -13,7 +13,8 @@ from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
 from latentlab.measurement import Estimate
-from latentlab.quality.reconstruction import codebook_scores, psnr, reconstruction_scores, ssim, to_uint8
+from latentlab.quality.fidelity import psnr, ssim, to_uint8
+from latentlab.quality.reconstruction import codebook_scores, reconstruction_scores
 from latentlab.quality.stlpips import STLPIPS
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 
