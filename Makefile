@@ -8,8 +8,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint types check weights scores cards figures bench clean
 
-demo: $(READY)  ## measure the embedded IBQ tokenizer on Fashion-MNIST
-	$(BIN)/latentlab analyze --tokenizer ibq
+demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
+	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
 
 test: $(READY)  ## the whole test suite: two processes of one thread beat one of two
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
@@ -35,7 +35,7 @@ figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
-	for file in viv sec lnc gmm; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in viv sec lnc gmm spatial frechet ifid uniformity everything; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

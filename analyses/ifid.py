@@ -85,7 +85,7 @@ def ifid(
     alpha: float = 0.5,
     per_class: bool = False,
     quantize: bool = False,
-    limit: int | None = 5000,
+    limit: int | None = 2000,
     seed: int = 0,
     device: str = "cpu",
 ) -> Measurement:

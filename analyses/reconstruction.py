@@ -59,7 +59,7 @@ def reconstruction(
     extractor: str | Callable[[Tensor], Tensor] = "efficientnet-lite0",
     perceptual: str = "auto",
     quantize: bool = True,
-    limit: int | None = 5000,
+    limit: int | None = 2000,
     seed: int = 0,
     device: str = "cpu",
 ) -> Measurement:

@@ -36,7 +36,7 @@ from latentlab.registry import measurement
 Method = Literal["tsne", "sphere"]
 METHODS = ("tsne", "sphere")
 
-TSNE_REPEATS = 3
+TSNE_REPEATS = 4
 """Each takes about 75 s of processor time for 10,000 cells, shared by the cores."""
 
 TEMPERATURE = 2.0
@@ -58,7 +58,7 @@ _CLUSTERS = (
         range="0 (even) upwards; a uniform square 0.18 and a Gaussian 0.56 at n = 10,000",
         better="lower",
         source="Yao et al., VA-VAE, arXiv 2501.01423, tools/latent_vis.py (10,000 single cells, perplexity 30, 1000 iterations); "
-        "3 repeats instead of 10 are our choice; sphere: Wang and Isola, arXiv 2005.10242, lifted by Archimedes' map (ours)",
+        "4 repeats instead of 10 are our choice; sphere: Wang and Isola, arXiv 2005.10242, lifted by Archimedes' map (ours)",
         confounds="well separated clusters get a LOWER CV than a uniform square, as one bandwidth smooths them over; t-SNE "
         "itself evens densities out, and its result depends on version and platform (hardly on the seed, as it starts from the "
         "principal axes: repeats differ by their cells)",
@@ -104,7 +104,7 @@ def uniformity(
             are, without t-SNE.
         method: ``tsne``, or ``sphere``.
         n_points: at most so many random images, one random cell each; all images where there are fewer.
-        repeats: draws of cells (and embeddings) that are averaged; None: 3 for ``tsne``, 1 for ``sphere``.
+        repeats: draws of cells (and embeddings) that are averaged; None: 4 for ``tsne``, 1 for ``sphere``.
         perplexity: of t-SNE, at least 1; there must be more points.
         iterations: of t-SNE, at least 250 (scikit-learn's exaggeration phase).
         normalize: standardise each channel over the whole set first.
@@ -130,7 +130,7 @@ def uniformity(
     if plane:
         return _in_the_plane([_points_of(latents)], "points in the plane", settings, _cautions(latents))
     draws = _draws(latents, n_points, times, normalize, seed)
-    maps = [_embed(cells, perplexity, iterations, start) for cells, start in draws]
+    maps = _embedded(draws, perplexity, iterations)
     how = f"t-SNE of single cells, perplexity {perplexity:g}, {'per-channel normalised' if normalize else 'raw'}"
     return _in_the_plane(maps, how, settings, _cautions(latents))
 
@@ -169,21 +169,16 @@ def _points_of(latents: Latents) -> np.ndarray:
     return torch.cat([batch.flatten(1).double() for batch in latents.batches()]).numpy()
 
 
-def _embed(cells: Tensor, perplexity: float, iterations: int, seed: int) -> np.ndarray:
-    """Return the t-SNE of cells [m,c] in the plane, float64 [m,2]."""
-    from sklearn.manifold import TSNE
+def _embedded(draws: list[tuple[Tensor, int]], perplexity: float, iterations: int) -> list[np.ndarray]:
+    """Return the t-SNE of the cells [m,c] of every draw, float64 [m,2]."""
+    from analyses.tsne import embeddings
 
-    if not bool((cells.amax(0) > cells.amin(0)).any()):
-        raise UserError("the drawn cells are all equal, so nothing is spread: the latent space collapsed")
-    mapper = TSNE(
-        n_components=2,
-        perplexity=perplexity,
-        max_iter=iterations,
-        init="pca" if cells.shape[1] > 1 else "random",
-        learning_rate="auto",
-        random_state=seed,
-    )
-    return np.asarray(mapper.fit_transform(cells.float().numpy()), dtype=np.float64)
+    for cells, _ in draws:
+        if not bool((cells.amax(0) > cells.amin(0)).any()):
+            raise UserError("the drawn cells are all equal, so nothing is spread: the latent space collapsed")
+    sets, seeds = [cells.float().numpy() for cells, _ in draws], [start for _, start in draws]
+    workers = torch.get_num_threads()
+    return embeddings(sets, perplexity=perplexity, iterations=iterations, seeds=seeds, workers=workers)
 
 
 def _cautions(latents: Latents) -> list[str]:
@@ -224,6 +219,7 @@ def _in_the_plane(maps: list[np.ndarray], how: str, parameters: dict[str, Any], 
             "repeats": table,
         },
         replicates=None if replicates is None else replicates[:, 0],
+        units=len(maps),
     )
 
 

@@ -23,12 +23,14 @@ class Pixels(ABC):
         shape: (3,H,W) of one image.
         labels: int64 [n], or None.
         fingerprint: changes when the content changes.
+        eight_bit: whether every image has the 256 levels of uint8 already, so that rounding to them changes nothing.
     """
 
     n: int
     shape: tuple[int, int, int]
     labels: np.ndarray | None = None
     fingerprint: str
+    eight_bit: bool = False
 
     @abstractmethod
     def take(self, indices: np.ndarray | slice) -> Tensor:
@@ -63,6 +65,7 @@ class ArrayPixels(Pixels):
         if self._images.dtype != torch.uint8 and not self._images.is_floating_point():
             raise UserError(f"images must be floats in [-1,1] or uint8, got {self._images.dtype}")
         self.n, self.shape = len(self._images), (3, *self._images.shape[2:])
+        self.eight_bit = self._images.dtype == torch.uint8
         if labels is not None:
             self.labels = integer_labels(tensor_of("labels", labels), "labels")
             if self.labels.shape != (self.n,):
@@ -95,6 +98,8 @@ class ArrayPixels(Pixels):
 class SetPixels(Pixels):
     """The images of an `ImageSet`, read as they are needed."""
 
+    eight_bit = True
+
     def __init__(self, images: ImageSet) -> None:
         self._images = images
         self.n, self.labels, self.fingerprint = images.n, images.labels, images.fingerprint
@@ -117,7 +122,7 @@ class ChosenPixels(Pixels):
 
     def __init__(self, whole: Pixels, rows: np.ndarray) -> None:
         self._whole, self._rows = whole, rows
-        self.n, self.shape = len(rows), whole.shape
+        self.n, self.shape, self.eight_bit = len(rows), whole.shape, whole.eight_bit
         self.labels = None if whole.labels is None else whole.labels[rows]
         self.fingerprint = digest([whole.fingerprint, rows.tolist()])
 

@@ -127,6 +127,7 @@ def features_of(extractor: FeatureExtractor, images: Pixels, *, quantize: bool =
         images: streamed; the features stay in memory.
         quantize: round the images to 8 bits first.
     """
+    quantize = quantize and not images.eight_bit  # so that originals are described once, whoever asks
     path = None
     if extractor.version is not None:
         key = digest([extractor.version, images.fingerprint, images.n, images.shape, quantize])

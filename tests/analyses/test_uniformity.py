@@ -8,6 +8,7 @@ from scipy.stats import gaussian_kde
 
 import latentlab
 from analyses import point_density as density_module
+from analyses import tsne
 from analyses.cells import random_cells
 from analyses.point_density import density_uniformity, evenness, point_density
 from latentlab.errors import UserError
@@ -257,3 +258,12 @@ def test_unusable_latents_are_refused() -> None:
             uniformity(np.ones((40, 3, 2, 2)), method=method, perplexity=5)
     with pytest.raises(UserError, match="more of them than channels"):
         uniformity(tokens(gaussian(6, c=9)), method="sphere")
+
+
+def test_processes_give_what_one_process_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sets = [rng.normal(size=(60, 3)).astype(np.float32) for _ in range(2)]
+    options = {"perplexity": 10, "iterations": 250, "seeds": [1, 2]}
+    alone = tsne.embeddings(sets, workers=2, **options)
+    monkeypatch.setattr(tsne, "ALONE", 10)
+    np.testing.assert_array_equal(tsne.embeddings(sets, workers=2, **options), alone)

@@ -68,3 +68,9 @@ def test_mistakes_are_named(images: np.ndarray, message: str) -> None:
 def test_labels_of_another_length_are_refused() -> None:
     with pytest.raises(UserError, match="one entry per image"):
         ArrayPixels(BYTES, labels=[1, 2])
+
+
+def test_eight_bit_images_are_known() -> None:
+    assert as_pixels(BYTES).eight_bit and as_pixels(open_data("fashion:test", limit=3)).eight_bit
+    assert not as_pixels(BYTES / 127.5 - 1).eight_bit
+    assert ChosenPixels(as_pixels(BYTES), np.array([1])).eight_bit
