@@ -163,7 +163,7 @@ def test_sampled_neighbours_follow_their_weights() -> None:
     n = 4000
     z = np.broadcast_to(query, (n, *SHAPE))
     x = rng.uniform(-1, 1, (n, 3, SIDE, SIDE))
-    drawn = run(z, x, gallery=gallery, sample_topk=10, intp="linear").details["neighbours"]
+    drawn = run(z, x, gallery=gallery, sample_topk=10, intp="linear", limit=None).details["neighbours"]
     distances = ((gallery - query) ** 2).mean((1, 2, 3))
     nearest = np.argsort(distances)[:10]
     weights = np.exp(-distances[nearest])
