@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from analyses.frechet import frechet_distance
     from analyses.viv import velocity_variance
     from latentlab.data import ImageSet, open_data
     from latentlab.errors import UserError
@@ -30,6 +31,7 @@ _HOME_OF = {
     "Tokenizer": "latentlab.tokenizers",
     "TokenizerSpec": "latentlab.latents",
     "UserError": "latentlab.errors",
+    "frechet_distance": "analyses.frechet",
     "load_tokenizer": "latentlab.tokenizers",
     "measure": "latentlab.registry",
     "measurements": "latentlab.registry",
@@ -49,6 +51,7 @@ __all__ = [
     "TokenizerSpec",
     "UserError",
     "__version__",
+    "frechet_distance",
     "load_tokenizer",
     "measure",
     "measurements",

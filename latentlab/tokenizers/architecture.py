@@ -1,7 +1,7 @@
 """Shape of an LDM-style tokenizer, under the field names of the published configurations. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -141,16 +141,10 @@ class TinyArchitecture(BaseModel):
 
 
 AnyArchitecture = Architecture | TinyArchitecture
-A = TypeVar("A", Architecture, TinyArchitecture)
+A = TypeVar("A", bound=Architecture | TinyArchitecture)
 
 
-@overload
-def read_architecture(fields: Mapping[str, Any]) -> Architecture: ...
-@overload
-def read_architecture(fields: Mapping[str, Any], model: type[A]) -> A: ...
-def read_architecture(
-    fields: Mapping[str, Any], model: type[Architecture] | type[TinyArchitecture] = Architecture
-) -> AnyArchitecture:
+def read_architecture(fields: Mapping[str, Any], model: type[A]) -> A:
     """Check ``fields`` (names of the published configurations) and return them as a ``model``.
 
     Raises:
@@ -160,6 +154,6 @@ def read_architecture(
         if name not in model.model_fields:
             raise unknown_name("architecture field", name, model.model_fields)
     try:
-        return model.model_validate(dict(fields))
+        return cast(A, model.model_validate(dict(fields)))
     except ValidationError as error:
         raise UserError(f"tokenizer architecture: {first_problem(error)}") from error

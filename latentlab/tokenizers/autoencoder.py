@@ -186,7 +186,7 @@ def build_tokenizer(
     Raises:
         UserError: an unknown field, a value that cannot be, or a normalisation for another number of channels.
     """
-    config = read_architecture(architecture)
+    config = read_architecture(architecture, Architecture)
     for label, values in (("shift", shift), ("scale", scale)):
         if len(values) not in (1, config.embed_dim):
             raise UserError(

@@ -292,7 +292,7 @@ def _architecture(release: Release, path: Path | None) -> AnyArchitecture | None
     if release.architecture is not None:
         return read_architecture(release.architecture, MODELS[release.family])
     header = None if path is None else read_weight_metadata(path)
-    return None if header is None else read_architecture(header.architecture)
+    return None if header is None else read_architecture(header.architecture, Architecture)
 
 
 def local_path(name: str, release: Release) -> Path | None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from latentlab import UserError
-from latentlab.tokenizers.architecture import read_architecture
+from latentlab.tokenizers.architecture import Architecture, read_architecture
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
 from latentlab.tokenizers.ldm import AttnBlock, Decoder, Downsample, Encoder, LDMConfig
 from latentlab.tokenizers.zoo import find_release
@@ -117,11 +117,11 @@ def test_shapes_with_and_without_double_z() -> None:
 )
 def test_impossible_architectures_are_refused_in_one_line(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        read_architecture(fields)
+        read_architecture(fields, Architecture)
     assert "\n" not in str(caught.value)
 
 
 def test_left_out_fields_follow_from_the_others() -> None:
-    chosen = read_architecture({"z_channels": 4, "quantizer": "kl"})
+    chosen = read_architecture({"z_channels": 4, "quantizer": "kl"}, Architecture)
     assert (chosen.embed_dim, chosen.double_z, chosen.latent_shape) == (4, True, (4, 16, 16))
-    assert read_architecture({"z_channels": 4, "embed_dim": 8}).latent_shape == (8, 16, 16)
+    assert read_architecture({"z_channels": 4, "embed_dim": 8}, Architecture).latent_shape == (8, 16, 16)
