@@ -99,6 +99,5 @@ def _tokenizer(
 def _axis(axes: Axes, x: int, name: str, scale: _Scale) -> None:
     axes.axvline(x, color=GREY, linewidth=0.6, zorder=0)
     for value, y, side, va in zip(scale.hardest_and_easiest, (0, 1), (-4, 4), ("top", "bottom"), strict=True):
-        axes.annotate(
-            f"{value:.3g}", (x, y), (0, side), textcoords="offset points", ha="center", va=va, size=9, color=GREY
-        )
+        text = axes.annotate(f"{value:.3g}", (x, y), (0, side), textcoords="offset points", ha="center", va=va)
+        text.set(size=9, color=GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})

@@ -89,6 +89,7 @@ def analyze(
     command: str | None = None,
     options: Options | None = None,
     ranks: Ranks = Ranks(),
+    draw: bool = True,
 ) -> Results:
     """Measure, draw and write everything into ``out``; what an earlier run there finished on the same input is taken over.
 
@@ -104,6 +105,7 @@ def analyze(
         options: parameters of the measurements that differ from their defaults.
         ranks: processes that share the work, all of them in this call: each measurement is made whole by one of them, so that
             no value depends on their number. Rank 0 writes.
+        draw: also draw the figures, which takes longer than many measurements.
 
     Returns:
         The results (on rank 0). A measurement that cannot be made of these latents is in ``refused`` with the reason; the
@@ -134,11 +136,12 @@ def analyze(
         return results
     remove_figures(out)
     results.write(out)  # before the figures, which matter less
-    figures, notes = draw_figures(
-        results, out, latents=subject.latents, images=subject.images, tokenizer=subject.tokenizer
-    )
-    results = replace(results, figures=tuple(figures), notes=tuple(notes))
-    results.write(out)
+    if draw:
+        figures, notes = draw_figures(
+            results, out, latents=subject.latents, images=subject.images, tokenizer=subject.tokenizer
+        )
+        results = replace(results, figures=tuple(figures), notes=tuple(notes))
+        results.write(out)
     write_summary(results, out)
     return results
 

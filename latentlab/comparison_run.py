@@ -1,7 +1,6 @@
 """The comparison as a run: every subject analysed, GMMs brought to one dimension, table and figures written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +48,9 @@ def compare_subjects(
     measured: dict[str, list[Measurement]] = {}
     for name, subject in subjects.items():
         say(f"{name}:")
+        folder = out / slug(name)
         results = analyze(
-            subject, out / slug(name), metrics=metrics, options=options, seed=seed, device=device, command=command
+            subject, folder, metrics=metrics, options=options, seed=seed, device=device, command=command, draw=False
         )
         measured[name] = list(results.measurements)
     if not (options or {}).get("gmm", {}).get("dims"):
@@ -97,7 +97,7 @@ def _gmms_of_one_dimension(
             for reason in again.refused.values():
                 say(f"gmm of {name} in {shared} dimensions: {reason}")
             measurements = [
-                replace(again.measurements[0]) if m.name == "gmm" and again.measurements else m for m in measurements
+                again.measurements[0] if m.name == "gmm" and again.measurements else m for m in measurements
             ]
         found[name] = measurements
     return found
