@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 import torch
-from scipy.linalg.lapack import dpstrf
+from scipy.linalg.lapack import dpotrf, dpstrf
 
 from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab.errors import UserError
@@ -31,6 +31,8 @@ _SYMMETRY = 1e-6
 _SEMIDEFINITE = 1e-5
 """How much of the largest variance a covariance may lack to be positive semi-definite: again the rounding of float32."""
 
+_SINGULAR = 1e-6
+"""Share of the largest pivot of a Cholesky factor below which a covariance is treated as singular."""
 
 _ROWS = 2048
 """Features in float64 at a time."""
@@ -198,7 +200,17 @@ class _Factor:
     """
 
     def __init__(self, covariance: np.ndarray, name: str) -> None:
-        packed, pivots, rank, _ = dpstrf(np.asfortranarray(covariance), lower=1)
+        # The transpose of a symmetric matrix is itself, in the order of memory that LAPACK wants.
+        lower, failed = dpotrf(covariance.T, lower=1, clean=1)
+        pivots = lower.diagonal()
+        if failed or (len(pivots) and pivots.min() < _SINGULAR * pivots.max()):
+            self._factor_singular(covariance, name)
+        else:
+            self._lower, self._rows, self.matrix = lower, np.arange(len(covariance)), lower
+
+    def _factor_singular(self, covariance: np.ndarray, name: str) -> None:
+        """Factor with pivots, up to the rank."""
+        packed, pivots, rank, _ = dpstrf(covariance.T, lower=1)
         self._rows = pivots - 1
         self._lower = np.tril(packed[:rank, :rank])
         self.matrix = np.empty((len(covariance), rank))
@@ -238,6 +250,8 @@ def _moments(which: str, mean: ArrayLike, covariance: ArrayLike) -> Moments:
     mu, sigma = _array(f"mu{which}", mean, 1), _array(f"sigma{which}", covariance, 2)
     if sigma.shape != (len(mu), len(mu)):
         raise UserError(f"sigma{which} must be [d,d] with d = {len(mu)} of mu{which}, got shape {list(sigma.shape)}")
+    if np.array_equal(sigma, sigma.T):
+        return Moments(mu, sigma)
     difference = np.abs(sigma - sigma.T).max(initial=0)
     if difference > _SYMMETRY * np.abs(sigma).max(initial=0):
         raise UserError(

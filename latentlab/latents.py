@@ -229,7 +229,8 @@ class ArrayLatents(Latents):
         self._masks = None if masks is None else self._of_length("masks", masks)
         if self._masks is not None and self._masks.ndim != 3:
             raise UserError(f"masks must be [n,H,W], got shape {list(self._masks.shape)}")
-        if self._masks is not None and not torch.isfinite(self._masks).all():
+        floating = self._masks is not None and self._masks.is_floating_point()  # others cannot hold NaN
+        if self._masks is not None and floating and not torch.isfinite(self._masks).all():
             raise UserError("masks contain NaN or infinity: give True for foreground and False for background")
         self._codes = None if codes is None else self._of_length("codes", codes)
         self.has_masks, self.has_codes = masks is not None, codes is not None
