@@ -47,6 +47,7 @@ def class_variances(
     shrinkage: float | None,
     iterations: int,
     gaussians: bool,
+    every_rank: bool = False,
 ) -> dict[int, ClassVariance]:
     """Return the variance of every class.
 
@@ -59,13 +60,14 @@ def class_variances(
         shrinkage: see `fit_kronecker` and `fit_full`.
         iterations: see `fit_kronecker`.
         gaussians: whether to return the Gaussians too; their weights are the shares of the images.
+        every_rank: whether spectra have all d eigenvalues instead of those at `reported_ranks`.
 
     Raises:
         UserError: naming the class, if its covariance cannot be estimated.
     """
     moments = latents.moments  # also refuses latents that are not finite
     numbers = latents.channels * latents.cells
-    ranks = reported_ranks(numbers)
+    ranks = np.arange(1, numbers + 1) if every_rank else reported_ranks(numbers)
     total = sum(map(len, classes.values()))
     sample = latents.take(slice(0, 1))
 

@@ -5,6 +5,8 @@ et al., arXiv 2502.03444, sections 4.1 and 4.3, on flattened latents). Neither p
 accuracy is always that of the final classifier, never of the epoch that happens to suit the test images best.
 """
 
+from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ from analyses.classifiers import (
 from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.pooling import FEATURES, Feature, feature_width, features
 from latentlab.errors import UserError, unknown_name
-from latentlab.latents import Latents
+from latentlab.latents import ArrayLatents, ArrayLike, Latents
 from latentlab.measurement import Estimate, Measurement, MetricCard
 from latentlab.registry import measurement
 
@@ -82,7 +84,7 @@ def linear_probe(
     feature: Feature = "avgpool",
     classifier: Protocol = "logistic",
     regularization: float = 1.0,
-    test: Latents | None = None,
+    test: Latents | tuple[ArrayLike, ArrayLike] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Measurement:
@@ -95,7 +97,7 @@ def linear_probe(
         classifier: ``logistic`` (multinomial, L-BFGS to convergence), ``ridge`` (least squares on one-hot targets, closed
             form), ``dino_sgd`` or ``bn_adamw`` (two published training recipes, without image augmentation).
         regularization: C of ``logistic`` (inverse strength), penalty of ``ridge``; the recipes do not use it.
-        test: latents of other images, with labels.
+        test: latents of other images, with labels: a store or other `Latents`, or a pair of arrays (latents, labels).
         test_fraction: share of every class kept for testing when ``test`` is None.
         seed: of the split, of the recipes, and of the bootstrap over test images.
 
@@ -108,8 +110,8 @@ def linear_probe(
             only constant features, features that do not fit into memory, non-finite latents.
     """
     _check_options(feature, classifier, regularization, test_fraction)
-    if test is not None and not isinstance(test, Latents):
-        raise UserError(f"test must be latents (ArrayLatents or LatentStore), got {type(test).__name__}")
+    if isinstance(test, tuple):
+        test = ArrayLatents(test[0], labels=test[1])
     warnings: list[str] = []
     split = _given_split(latents, test) if test is not None else _split(latents, test_fraction, seed, warnings)
     data = _load(split, feature, classifier)
@@ -172,12 +174,36 @@ def _given_split(train: Latents, test: Latents) -> _Split:
         raise UserError(
             "training and test latents are the same set: give other images, or leave test out to split them"
         )
+    if shared := _shared_images(train, test):
+        raise UserError(
+            f"{shared} of {test.n} test latents are training latents too (the same numbers): the test set must hold other "
+            "images"
+        )
     unknown = np.setdiff1d(test_labels, train_labels)
     if len(unknown):
         raise UserError(
             f"{len(unknown)} test classes have no training image (first: label {unknown[0]}): train on them too"
         )
     return _Split(train, np.arange(train.n), test, np.arange(test.n))
+
+
+def _shared_images(train: Latents, test: Latents) -> int:
+    """Return how many latents of ``test`` occur in ``train``, number for number.
+
+    Those that occur more than once among the test latents do not count: a collapsed or a discrete encoder gives different
+    images the same latent.
+    """
+    seen = set(_content(train))
+    counts: dict[bytes, int] = {}
+    for content in _content(test):
+        counts[content] = counts.get(content, 0) + 1
+    return sum(1 for content, count in counts.items() if count == 1 and content in seen)
+
+
+def _content(latents: Latents) -> Iterator[bytes]:
+    for batch in latents.batches():
+        for row in batch.flatten(1).numpy():
+            yield blake2b(row.tobytes(), digest_size=16).digest()
 
 
 def _split(latents: Latents, fraction: float, seed: int, warnings: list[str]) -> _Split:

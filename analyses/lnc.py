@@ -38,6 +38,7 @@ COMPANIONS = (5, 10)
         source="Zhong et al., Diffusing in the Right Space, arXiv 2606.03578; k = 5, cosine distance, per-channel "
         "normalisation and nearest-neighbour masks are our choice where the paper is silent",
         needs=("labels",),
+        uses="masks, to average over the foreground",
         confounds="images per class (small classes cap it), number of classes, masks, and a channel offset shared by all "
         "images when not normalised",
         variants={

@@ -103,7 +103,7 @@ def sec(
     energy = spectrum.energy / total if total > 0 else spectrum.energy
     return Measurement(
         name="sec",
-        variant=f"rho {rho:g}, {distance} distance, {'per-channel normalised' if normalize else 'raw'}",
+        variant=_variant(latents, rho, distance, normalize),
         value=estimates[rho].value,
         interval=estimates[rho].interval,
         direction="lower",
@@ -138,6 +138,13 @@ def _radial(energy: np.ndarray, distance: str) -> dict[str, np.ndarray]:
         "radial_energy": np.bincount(ring, weights=energy.ravel()),
         "radial_white": inside / (h * w),
     }
+
+
+def _variant(latents: Latents, rho: float, distance: str, normalize: bool) -> str:
+    """Return the definition used, in words; shares of frequencies depend on the grid, so it is part of it."""
+    assert latents.grid is not None
+    h, w = latents.grid
+    return f"rho {rho:g}, {distance} distance, {h}x{w} grid, {'per-channel normalised' if normalize else 'raw'}"
 
 
 def _distances(grid: tuple[int, int], distance: str) -> np.ndarray:

@@ -41,7 +41,8 @@ _MASKS = ("maxpool", "nearest")
         range="-2 to 2; 0 where similarity depends neither on the mask nor on distance",
         better="higher",
         source="Singh et al., iREPA, arXiv 2512.10794, as in its code (all pairs; the paper samples triplets); per-channel "
-        "normalisation follows a port of Diffusing in the Right Space, arXiv 2606.03578",
+        "normalisation follows a port of Diffusing in the Right Space, arXiv 2606.03578; masks are max-pooled from their own "
+        "resolution, where iREPA's code resizes them to 256 pixels first (bicubic for grey images, which widens them)",
         needs=("grid", "masks"),
         confounds="grid size: distances are in cells, so 8x8, 16x16 and 32x32 grids do not compare; the masks and which images "
         "they leave; distance itself, as near tokens are alike without any semantics; a channel offset shared by all tokens "

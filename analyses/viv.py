@@ -30,6 +30,11 @@ __all__ = ["velocity_variance", "viv"]
 NOTABLE_BIAS = 0.01
 """A downward bias of white latents above this share is worth a warning."""
 
+_SAMPLED_NUMBERS = 1_000_000
+"""Default size of the Monte Carlo sample of the marginal: pairs times dimensions."""
+
+_NODES = 32
+
 _CHOICES = {
     "reduce": ("mean", "sum"),
     "covariance": ("kronecker", "full"),
@@ -48,9 +53,10 @@ class _Settings:
     condition: Literal["class", "marginal"]
     shrinkage: float | None
     iterations: int
-    times: int
+    times: int | tuple[float, ...]
     estimator: Literal["rao-blackwell", "direct"]
-    samples: int
+    samples: int | None
+    eigenvalues: bool
     seed: int
 
     def __post_init__(self) -> None:
@@ -60,8 +66,11 @@ class _Settings:
         if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             raise UserError(f"shrinkage must lie in (0, 1] or be None, got {self.shrinkage}")
         for name, least in (("iterations", 1), ("times", 2), ("samples", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if isinstance(value, int) and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+        if isinstance(self.times, tuple) and not (self.times and all(0 <= t <= 1 for t in self.times)):
+            raise UserError(f"times must lie in [0, 1], 0 for noise and 1 for data, got {list(self.times)}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class _Result:
         better="lower",
         source="Zhong et al., Diffusing in the Right Space, arXiv 2606.03578, eq. 3-6; mean over dimensions and per-channel "
         "normalisation follow ports of its code, the paper sums; the marginal estimator is our choice",
+        uses="labels, for everything but one Gaussian of all images (condition='marginal' without them)",
         confounds="images per class (few bias it down), number of classes, and latent scale when not normalised",
         variants={
             "reduce='sum'": "eq. 5 as printed: the sum over dimensions",
@@ -96,6 +106,8 @@ class _Result:
             "condition='marginal'": "velocity of the mixture of all classes, by Rao-Blackwell Monte Carlo",
             "estimator='direct'": "of the marginal: the mean squared error of the best velocity itself; varies more",
             "covariance='full'": "no Kronecker structure; needs more images per class than dimensions",
+            "times=(0, 0.5, 1)": "the curve I(t) at these flow times",
+            "eigenvalues=True": "all eigenvalues of every class in the details",
             "shrinkage=0.1": "the only way to measure classes with too few images",
         },
         invariances="batch size, order of the images, class means, permutations of channels or of cells, per-channel shift "
@@ -120,9 +132,10 @@ def viv(
     condition: Literal["class", "marginal"] = "class",
     shrinkage: float | None = None,
     iterations: int = 5,
-    times: int = 32,
+    times: int | Sequence[float] = 32,
     estimator: Literal["rao-blackwell", "direct"] = "rao-blackwell",
-    samples: int = 64,
+    samples: int | None = None,
+    eigenvalues: bool = False,
     seed: int = 0,
 ) -> Measurement:
     """Measure the irreducible variance of the velocity x1 - x0 between noise x0 and latents x1, over flow time 0 to 1.
@@ -137,9 +150,12 @@ def viv(
         shrinkage: in (0, 1]: replace this share of every factor by a multiple of the identity with the same trace, in
             float64: the only way to measure classes with too few images. None for none.
         iterations: flip-flop iterations of the Kronecker factors.
-        times: number of flow times of the curve: even from 0 to 1; for the marginal, nodes of a Gauss rule.
+        times: flow times of the curve in [0, 1], or their number: then even from 0 to 1; for the marginal, nodes of a Gauss
+            rule, on which its integral always rests.
         estimator: of the marginal: ``rao-blackwell``, or ``direct``, the mean squared error of the best velocity.
-        samples: Monte Carlo pairs (x0, x1) of the marginal.
+        samples: Monte Carlo pairs (x0, x1) of the marginal. None: a million numbers' worth, 64 to 100,000 pairs: in many
+            dimensions few pairs are as exact.
+        eigenvalues: report all d eigenvalues of every class in ``details``, as ``class_eigenvalues`` {label: [d]}.
         seed: of the bootstrap and of the pairs.
 
     Returns:
@@ -152,10 +168,20 @@ def viv(
             of full rank without shrinkage, or non-finite latents.
     """
     settings = _Settings(
-        reduce, normalize, covariance, condition, shrinkage, iterations, times, estimator, samples, seed
+        reduce,
+        normalize,
+        covariance,
+        condition,
+        shrinkage,
+        iterations,
+        times if isinstance(times, int) else tuple(float(t) for t in times),
+        estimator,
+        samples,
+        eigenvalues,
+        seed,
     )
     classes, skipped = _classes(latents, settings)
-    t, weights = _flow_times(settings)
+    t = _flow_times(settings)
     fitted = class_variances(
         latents,
         classes,
@@ -165,9 +191,10 @@ def viv(
         shrinkage=shrinkage,
         iterations=iterations,
         gaussians=condition == "marginal",
+        every_rank=eigenvalues,
     )
     variances = list(fitted.values())
-    result = _given_class(variances, seed) if condition == "class" else _marginal(variances, t, weights, settings)
+    result = _given_class(variances, seed) if condition == "class" else _marginal(variances, t, settings)
     scale = 1 / (latents.channels * latents.cells) if reduce == "mean" else 1.0
     replicates = None if result.replicates is None else result.replicates * scale
     return Measurement(
@@ -186,17 +213,21 @@ def viv(
             "curve": result.curve * scale,
             "curve_low": result.low * scale,
             "curve_high": result.high * scale,
-            **_class_details(latents, fitted, scale),
+            **_class_details(latents, fitted, scale, eigenvalues),
         },
         replicates=replicates,
-        units=len(variances) if condition == "class" else samples,
+        units=len(variances) if condition == "class" else _samples(settings, latents.channels * latents.cells),
     )
 
 
-def _class_details(latents: Latents, fitted: dict[int, ClassVariance], scale: float) -> dict[str, Any]:
+def _class_details(
+    latents: Latents, fitted: dict[int, ClassVariance], scale: float, every_rank: bool
+) -> dict[str, Any]:
+    d = latents.channels * latents.cells
     return {
         "eigenvalues": np.mean([f.spectrum for f in fitted.values()], axis=0),
-        "ranks": reported_ranks(latents.channels * latents.cells),
+        "ranks": np.arange(1, d + 1) if every_rank else reported_ranks(d),
+        **({"class_eigenvalues": {label: f.spectrum for label, f in fitted.items()}} if every_rank else {}),
         "per_class": {label: f.integral * scale for label, f in fitted.items()},
         "n_per_class": {label: f.n for label, f in fitted.items()},
     }
@@ -217,16 +248,26 @@ def _classes(latents: Latents, settings: _Settings) -> tuple[dict[int, np.ndarra
     return classes, len(every) - len(classes)
 
 
-def _flow_times(settings: _Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Return flow times [T] and the weights of an integral over them.
+def _flow_times(settings: _Settings) -> np.ndarray:
+    """Return the flow times of the curve, [T]."""
+    if not isinstance(settings.times, int):
+        return np.array(settings.times)
+    return np.linspace(0, 1, settings.times) if settings.condition == "class" else _gauss_rule(settings.times)[0]
 
-    What not knowing the class adds is concentrated near t = 0, so the marginal integrates over sqrt(t) by Gauss-Legendre.
+
+def _gauss_rule(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return flow times and weights of an integral over them.
+
+    What not knowing the class adds is concentrated near t = 0, so this is Gauss-Legendre over sqrt(t).
     """
-    if settings.condition == "class":
-        return np.linspace(0, 1, settings.times), np.full(settings.times, 1 / settings.times)
-    nodes, weights = np.polynomial.legendre.leggauss(settings.times)
-    root = (nodes + 1) / 2
-    return root**2, weights * root  # dt = 2 root d(root), d(root) = d(node) / 2
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    root = (points + 1) / 2
+    return root**2, weights * root  # dt = 2 root d(root), d(root) = d(point) / 2
+
+
+def _samples(settings: _Settings, d: int) -> int:
+    """Return the number of Monte Carlo pairs."""
+    return settings.samples or int(np.clip(_SAMPLED_NUMBERS // d, 64, 100_000))
 
 
 def _given_class(variances: Sequence[ClassVariance], seed: int) -> _Result:
@@ -239,23 +280,31 @@ def _given_class(variances: Sequence[ClassVariance], seed: int) -> _Result:
     return _Result(value, bootstrap_means(integrals, seed), curve, low, high)
 
 
-def _marginal(variances: Sequence[ClassVariance], t: np.ndarray, weights: np.ndarray, settings: _Settings) -> _Result:
+def _marginal(variances: Sequence[ClassVariance], t: np.ndarray, settings: _Settings) -> _Result:
     """Return the variance of the mixture; the part of it that is known given the class is integrated in closed form."""
     share = np.array([f.n for f in variances]) / sum(f.n for f in variances)
     known = float(share @ [f.integral for f in variances])
-    known_curve = share @ np.array([f.curve for f in variances])
     if len(variances) == 1:
+        curve = variances[0].curve
         warnings = ["a single Gaussian has a closed form: there is no Monte Carlo error to give an interval for"]
-        return _Result(known, None, known_curve, known_curve, known_curve, warnings)
+        return _Result(known, None, curve, curve, curve, warnings)
     mixture = [f.gaussian for f in variances if f.gaussian is not None]
-    direct = settings.estimator == "direct"
-    sampled = sampled_variance(mixture, t, settings.samples, settings.seed, direct=direct)
-    integrals = sampled @ weights if direct else known + (sampled - known_curve) @ weights
-    low, high = np.percentile(bootstrap_means(sampled, settings.seed), (2.5, 97.5), axis=0)
+    samples, direct = _samples(settings, mixture[0].eigenvalues.numel()), settings.estimator == "direct"
+    nodes, weights = _gauss_rule(settings.times if isinstance(settings.times, int) else _NODES)
+    sampled = sampled_variance(mixture, nodes, samples, settings.seed, direct=direct)
+    if direct:
+        integrals = sampled @ weights
+    else:
+        given_class = sum(k.weight * velocity_variance(k.eigenvalues.flatten(), nodes) for k in mixture)
+        integrals = known + (sampled - given_class) @ weights
+    curves = sampled
+    if not np.array_equal(nodes, t):  # at t = 1 a direction without variance has no density
+        curves = sampled_variance(mixture, t.clip(max=1 - 1e-9), samples, settings.seed, direct=direct)
+    low, high = np.percentile(bootstrap_means(curves, settings.seed), (2.5, 97.5), axis=0)
     return _Result(
         float(integrals.mean()),
         bootstrap_means(integrals, settings.seed),
-        sampled.mean(0),
+        curves.mean(0),
         low,
         high,
         ["the interval covers the Monte Carlo error, not which images were measured"],

@@ -77,6 +77,8 @@ def _facts(name: str, card: MetricCard) -> Iterator[tuple[str, str]]:
     yield "unit", card.unit
     yield "range", card.range
     yield "needs", ", ".join(card.needs) or "latents only"
+    if card.uses:
+        yield "uses", card.uses
     options = (f"{key}={_default(value)}" for key, value in options_of(name).items())
     yield "options and defaults", ", ".join(options) or "none"
     if card.on_request:

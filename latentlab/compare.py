@@ -143,9 +143,14 @@ def why_not(metric: str, column: Sequence[Measurement]) -> str | None:
     if len(variants) > 1:
         return f"measured in different variants: {'; '.join(variants)}"
     sizes = sorted({m.n for m in column})
-    if len(sizes) > 1 and (bias := _bias(metric)):
+    bias = _bias(metric)
+    if len(sizes) > 1 and bias:
         counts = ", ".join(f"{size:,}" for size in sizes)
         return f"measured on different numbers of images ({counts}), and it depends on that ({bias}): use --limit {sizes[0]}"
+    classes = sorted({len(m.details.get("per_class", ())) for m in column})
+    if len(classes) > 1 and bias:
+        counts = ", ".join(map(str, classes))
+        return f"measured on different numbers of classes ({counts}), so of images per class, and it depends on that ({bias})"
     return None
 
 

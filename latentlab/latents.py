@@ -232,6 +232,12 @@ class ArrayLatents(Latents):
         floating = self._masks is not None and self._masks.is_floating_point()  # others cannot hold NaN
         if self._masks is not None and floating and not torch.isfinite(self._masks).all():
             raise UserError("masks contain NaN or infinity: give True for foreground and False for background")
+        if self._masks is not None and self._masks.dtype != torch.bool and float(self._masks.max()) > 255:
+            # ImageNet-S writes class numbers, 1000 for "ignore": counted as above 0 it would be foreground.
+            raise UserError(
+                f"masks hold values up to {float(self._masks.max()):g}: class numbers? Give True for foreground, and False "
+                "for background and for what is to be ignored (1000 in ImageNet-S)"
+            )
         self._codes = None if codes is None else self._of_length("codes", codes)
         self.has_masks, self.has_codes = masks is not None, codes is not None
         self.class_names, self.spec = class_names, spec

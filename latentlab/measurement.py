@@ -47,6 +47,8 @@ class MetricCard:
     needs: tuple[str, ...] = ()
     """Inputs it cannot do without: ``labels``, ``masks``, ``grid``, ``codes`` of the latents; ``images``, ``encode``,
     ``decode``, ``trajectory`` as arguments."""
+    uses: str = ""
+    """Inputs it uses where they are there, or for some options only."""
     confounds: str = ""
     """What moves the value without making generation easier or harder."""
     variants: Mapping[str, str] = field(default_factory=dict)

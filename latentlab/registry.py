@@ -167,6 +167,8 @@ def _chosen_latents(
     """Return the latents, from arrays or a store."""
     from latentlab.latents import ArrayLatents
 
+    if latents is None and store is None and codes is not None:
+        latents = _placeholder(codes)
     if (latents is None) == (store is None):
         raise UserError("give either latents (with labels and masks) or store, not both")
     if store is None:
@@ -178,6 +180,18 @@ def _chosen_latents(
 
         return LatentStore(store)
     return store
+
+
+def _placeholder(codes: "ArrayLike") -> "ArrayLike":
+    """Return latents of zeros for ``codes`` [n,h,w] or [n,l] that come alone."""
+    import torch
+
+    from latentlab.latents import tensor_of
+
+    shape = tensor_of("codes", codes).shape
+    if len(shape) not in (2, 3):
+        raise UserError(f"codes must be [n,h,w] or [n,l], got shape {list(shape)}")
+    return torch.zeros((shape[0], 1, *shape[1:]) if len(shape) == 3 else (*shape, 1))
 
 
 def keyword_parameters(function: MeasurementFunction) -> list[str]:
@@ -204,10 +218,11 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, An
     known = keyword_parameters(function)
     hints = get_type_hints(function)
     checked = {}
-    for key, value in parameters.items():
+    for given, value in parameters.items():
+        key = given if given in known else _PUBLISHED_NAMES.get(given, given)
         if key not in known:
             raise unknown_name(f"parameter of '{name}'", key, known)
-        plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value  # numpy numbers
+        plain = _plain_value(key, value)
         try:
             checked[key] = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
                 plain
@@ -220,6 +235,32 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, An
     if checked.get("seed", 0) < 0:
         raise UserError(f"seed must not be negative, got {checked['seed']}")
     return checked
+
+
+_PUBLISHED_NAMES = {
+    "C": "regularization",
+    "covariance_type": "covariance",
+    "dmax": "d_max",
+    "dneg": "d_neg",
+    "dpos": "d_pos",
+    "num_iters": "iterations",
+}
+"""What published code and scikit-learn call parameters of ours."""
+
+
+def _plain_value(key: str, value: Any) -> Any:
+    """Return numpy's numbers and vectors as Python's, and a codebook as a tensor; anything else as it is."""
+    if key == "codebook" and value is not None:
+        from latentlab.latents import tensor_of
+
+        return tensor_of(key, value)
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2 and key not in _ARRAYS:
+        return value.tolist()
+    return value
+
+
+_ARRAYS = ("gallery_labels", "times", "trajectory")
+"""Parameters that are arrays, not settings."""
 
 
 def missing_needs(name: str, latents: "Latents | None", arguments: Mapping[str, Any] | None = None) -> list[str]:

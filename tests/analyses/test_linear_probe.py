@@ -250,3 +250,21 @@ def test_bad_latents_are_refused():
     x[3, 0] = np.inf
     with pytest.raises(UserError, match="1 of 40 latents contain NaN or infinity"):
         measure("linear_probe", np.repeat(x[:, :, None], 2, axis=2)[..., None], y)
+
+
+def test_test_latents_that_were_trained_on_are_refused_and_arrays_are_accepted():
+    rng = np.random.default_rng(0)
+    z, labels = rng.normal(size=(80, 4, 2, 2)), np.arange(80) % 4
+    for overlap in (z[:30], z[::-1]):
+        with pytest.raises(UserError, match=rf"{len(overlap)} of {len(overlap)} test latents are training latents too"):
+            measure("linear_probe", z, labels, test=(overlap, np.arange(len(overlap)) % 4))
+    other = rng.normal(size=(20, 4, 2, 2))
+    as_arrays = measure("linear_probe", z, labels, test=(other, np.arange(20) % 4))
+    assert as_arrays.value == measure("linear_probe", z, labels, test=ArrayLatents(other, np.arange(20) % 4)).value
+
+
+def test_equal_codes_of_different_images_are_no_overlap():
+    """A discrete encoder may give two test images the latent of a training image."""
+    z, labels = np.random.default_rng(0).normal(size=(40, 2, 1, 1)).round(), np.arange(40) % 2
+    test = np.concatenate([z[:1], z[:1]])
+    assert 0 <= measure("linear_probe", z, labels, test=(test, [0, 1])).value <= 1

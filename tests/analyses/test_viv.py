@@ -277,3 +277,34 @@ def test_result_is_complete_json() -> None:
     data = json.loads(viv(z, labels).to_json())
     assert data["parameters"]["iterations"] == 5 and data["direction"] == "lower" and data["n"] == 48
     assert len(data["details"]["curve"]) == 32
+
+
+def test_marginal_mixture_has_the_exact_curve_and_integral() -> None:
+    """1-D mixture pi = (0.3, 0.7), mu = (-1.5, 0.8), l = (0.2, 0.5); exact values by quadrature (metrics.md, section 1)."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(10_000) >= 3_000).astype(int)
+    z = rng.normal(size=10_000)
+    for k, (mean, variance) in enumerate(((-1.5, 0.2), (0.8, 0.5))):
+        own = z[labels == k]
+        z[labels == k] = (own - own.mean()) / own.std() * np.sqrt(variance) + mean
+    times = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
+    exact = (1.5209, 1.84301624, 2.30970944, 2.29167177, 1.5160605, 1.20463945, 1.02008688, 1)
+    options = {"condition": "marginal", "normalize": False, "reduce": "sum", "times": times}
+    measured = viv(z[:, None, None, None], labels, **options)
+    assert measured.value == pytest.approx(1.87059647, abs=4e-3)
+    np.testing.assert_allclose(measured.details["t"], times)
+    np.testing.assert_allclose(measured.details["curve"], exact, atol=6e-3)
+
+
+def test_curve_at_chosen_times_and_all_eigenvalues_on_request() -> None:
+    z, labels = classes()
+    times = [0, 0.3, 1]
+    measured = viv(z, labels, times=times, eigenvalues=True)
+    spectra = measured.details["class_eigenvalues"]
+    d = z[0].size
+    assert all(len(spectrum) == d for spectrum in spectra.values())
+    expected = [np.mean([latentlab.velocity_variance(v, t) / d for v in spectra.values()]) for t in times]
+    np.testing.assert_allclose(measured.details["curve"], expected, rtol=1e-12)
+    assert measured.value == viv(z, labels).value
+    with pytest.raises(UserError, match="times must lie in"):
+        viv(z, labels, times=[0, 1.5])

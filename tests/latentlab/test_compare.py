@@ -100,6 +100,12 @@ def test_other_variants_and_biased_values_at_other_n_do_not_compare() -> None:
     )
 
 
+def test_biased_values_of_other_class_counts_do_not_compare() -> None:
+    values = RNG.normal(size=300)
+    few, many = (mean_of(values, "lnc", details={"per_class": dict.fromkeys(range(k), 0.5)}) for k in (3, 10))
+    assert "different numbers of classes (3, 10)" in compare({"a": [few], "b": [many]}, paired=False).refused["lnc"]
+
+
 def test_without_replicates_nothing_is_tested() -> None:
     bare = [Measurement("gmm", "v", k, None, "lower", "", 10) for k in (1.0, 2.0)]
     found = compare({"a": [bare[0]], "b": [bare[1]]}, paired=True)

@@ -135,3 +135,27 @@ def test_public_names_exist() -> None:
     assert all(getattr(latentlab, name) is not None for name in latentlab.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = latentlab.nonsense
+
+
+def test_forms_a_caller_would_try() -> None:
+    """numpy vectors for lists, numpy codebooks, codes alone, vectors [n,c], names of published code."""
+    codes, codebook = RNG.integers(0, 7, (20, 3, 3)), RNG.normal(size=(7, 4))
+    with_vectors = latentlab.measure("codebook", codes=codes, codebook=codebook)
+    latents = codebook[codes].transpose(0, 3, 1, 2)
+    assert (
+        with_vectors.value == latentlab.measure("codebook", latents, codes=codes, codebook=torch.tensor(codebook)).value
+    )
+    assert latentlab.measure("codebook", codes=codes[:, 0], vocabulary=7).n == 20
+    swept = [latentlab.measure("gmm", LATENTS, components=k, dims=2).value for k in (np.array([1, 2]), [1, 2])]
+    assert swept[0] == swept[1]
+    few = latentlab.measure("viv", LATENTS, LABELS, num_iters=1).value
+    assert few == latentlab.measure("viv", LATENTS, LABELS, iterations=1).value
+    points = RNG.normal(size=(50, 2))
+    assert latentlab.measure("uniformity", points).value == latentlab.measure("uniformity", points[:, None]).value
+
+
+def test_class_numbers_are_not_taken_for_masks() -> None:
+    """ImageNet-S marks pixels to be ignored with 1000."""
+    with pytest.raises(UserError, match="class numbers"):
+        latentlab.measure("lnc", LATENTS, LABELS, np.full((60, 3, 5), 1000))
+    assert latentlab.measure("lnc", LATENTS, LABELS, np.full((60, 3, 5), 255)).n == 60
