@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from analyses.bottleneck import CODES
 from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.positions import patch_width
 from latentlab.files import write_text
 from latentlab.measurement import Estimate, Interval
 
@@ -27,6 +29,17 @@ _FEW = 8
 """Fewer images than this give a rough interval."""
 
 _PLAIN_WIDTH = 190
+
+PUBLISHED_PARAMETERS = {"continuous": 196_592, "discrete": 196_608}
+"""Of MIND's bottlenecks: 6 numbers, positions of 16 numbers, 16,384 codes (see `analyses.bottleneck`)."""
+
+_NETWORKS = {
+    "lpips": "LPIPS on AlexNet",
+    "lpips_vgg": "LPIPS on VGG-16",
+    "st_lpips": "ST-LPIPS on AlexNet",
+    "st_lpips_vgg": "ST-LPIPS on VGG-16",
+}
+"""Perceptual networks by the name of `latentlab.quality.perceptual`."""
 
 CLAIM = "projected onto a product of circles, continuous latents collapse and discrete tokens do not"
 
@@ -314,7 +327,8 @@ def print_study(results: Mapping[str, Any]) -> None:
         table.add_row(*map(Text, row))
     console.print(table)
     verdict = results["verdict"]
-    for line in (f"{verdict['word']} at this scale: {verdict['sentence']}", f"caveat: {verdict['caveat']}"):
+    lines = [f"{verdict['word']} at this scale: {verdict['sentence']}", f"caveat: {verdict['caveat']}"]
+    for line in [*lines, *_notes(results)]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -334,12 +348,41 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    """Say which network judged and, where they differ, why the numbers of parameters are not the published ones."""
+    name = results["perceptual"]
+    judge_line = f"judged by {_NETWORKS.get(name, name)} ({name}): distances of different networks do not compare"
+    return [judge_line, *_parameter_note(results)]
+
+
+def _parameter_note(results: Mapping[str, Any]) -> list[str]:
+    """Return one line about the first setting, or none when it has the published numbers of parameters."""
+    first = {path: next(s for s in results["summaries"] if s["path"] == path) for path in results["tokenizers"]}
+    found = {path: summary["parameters"] for path, summary in first.items()}
+    if all(count == PUBLISHED_PARAMETERS[path] for path, count in found.items()):
+        return []
+    dims = next(iter(first.values()))["dims"]
+    codes = next(iter(results["tokenizers"].values()))["codes"]
+    whose = f"of {first['discrete']['tokenizer']}" if "discrete" in first else "of the published vocabulary"
+    here = [f"{dims} numbers", f"{codes:,} codes"]
+    if (side := results["tokenizers"].get("continuous")) is not None:
+        here.insert(1, f"{patch_width(tuple(side['latent_shape']), side['patch'])} per position")
+    counts = " and ".join(f"{count:,} ({path})" for path, count in found.items())
+    published = " and ".join(f"{PUBLISHED_PARAMETERS[path]:,}" for path in found)
+    return [
+        f"parameters {counts} instead of the published {published}: the budget is 2 x {dims} numbers x {codes:,} codes {whose} = "
+        f"{2 * dims * codes:,}, which a continuous bottleneck fills with whole units; here {', '.join(here)}, published 6 "
+        f"numbers, 16 per position, {CODES:,} codes"
+    ]
+
+
 def _facts(results: Mapping[str, Any]) -> list[str]:
     data = results["data"]
     facts = [
         f"{data['name']} at {results['image_size']} pixels, images {', '.join(map(str, results['subjects']))}, "
         f"{_count(results['seeds'], 'seed')}, {results['views']} views each, {results['iterations']} iterations",
-        f"distances: {results['perceptual']}; collapse index: distance to the tokenizer's own reconstruction over the distance "
+        *_notes(results),
+        "collapse index: distance to the tokenizer's own reconstruction over the distance "
         "between its reconstructions of different views of the image",
     ]
     for path, side in results["tokenizers"].items():

@@ -52,7 +52,7 @@ def collapse(
         int | None, typer.Option("--patch", metavar="P", help="Cells per side of a continuous position.")
     ] = None,
     perceptual: Annotated[
-        str, typer.Option("--perceptual", metavar="NAME", help="lpips, lpips_vgg, st_lpips or st_lpips_vgg.")
+        str, typer.Option("--perceptual", metavar="NAME", help="lpips, lpips_vgg, st_lpips, st_lpips_vgg, or auto.")
     ] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/collapse-NAMES-DATA).")

@@ -5,17 +5,20 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
+from latentlab.tokenizers.diffusers_layout import as_convolutions, diffusers_names, is_diffusers
 
 UNUSED = ("loss.", "model_ema.loss", "foundation_model.", "linear_proj.")
 """Key prefixes of what only training needs: perceptual network, discriminator, aligned foundation model."""
 
 EMA = "model_ema."
-EMA_BOOKKEEPING = ("decay", "num_updates")
+_BOOKKEEPING = {EMA + name for name in ("decay", "num_updates")}
+"""Left behind in files whose averaged weights were made the only ones, as in those of Stable Diffusion's autoencoder."""
+
 _SHOWN = 3
 
 
 def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str) -> None:
-    """Copy ``state`` into ``module``, whose parameter names are the published ones.
+    """Copy ``state`` into ``module``, whose parameter names are the authors'; those of diffusers' layout are understood too.
 
     Args:
         module: receives every one of its parameters, in its own dtype.
@@ -24,19 +27,24 @@ def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool,
         source: what the error calls the file.
 
     Raises:
-        UserError: anything is missing, left over or of another shape; lists the first few and says how many.
+        UserError: anything is missing, left over or of another shape; lists the first few by the file's own names and says
+            how many.
     """
     kept = {key: tensor for key, tensor in state.items() if not key.startswith(UNUSED)}
     raw = {key: tensor for key, tensor in kept.items() if not key.startswith(EMA)}
-    averaged = {key: tensor for key, tensor in kept.items() if key.startswith(EMA)}
-    chosen = rename_ema(averaged, module.state_dict()) if ema and averaged else raw
-    problems = misfits(chosen, module.state_dict())
+    averaged = {key: tensor for key, tensor in kept.items() if key.startswith(EMA) and key not in _BOOKKEEPING}
+    own = module.state_dict()
+    chosen = rename_ema(averaged, own) if ema and averaged else raw
+    names = diffusers_names(own, chosen) if is_diffusers(chosen) else {name: name for name in own}
+    expected = {names[name]: tensor for name, tensor in own.items()}
+    chosen = as_convolutions(chosen, expected)
+    problems = misfits(chosen, expected)
     if problems:
         raise UserError(
             f"{source} does not fit the architecture: {'; '.join(problems)}. "
             "Give the file that belongs to this tokenizer, or the fields of architecture that differ"
         )
-    module.load_state_dict(chosen)
+    module.load_state_dict({name: chosen[names[name]] for name in own})
 
 
 def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
@@ -51,8 +59,7 @@ def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
         if key in squashed:
             raise RuntimeError(f"'{name}' and '{squashed[key]}' have the same name in the EMA weights")
         squashed[key] = name
-    bookkeeping = {EMA + name for name in EMA_BOOKKEEPING}
-    return {squashed.get(key, key): tensor for key, tensor in averaged.items() if key not in bookkeeping}
+    return {squashed.get(key, key): tensor for key, tensor in averaged.items()}
 
 
 def misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

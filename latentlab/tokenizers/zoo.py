@@ -66,6 +66,17 @@ _MAR = _F16 | {
     "embed_dim": 16,
     "decoder_attn_resolutions": (),
 }
+_SDVAE = {
+    "quantizer": "kl",
+    "double_z": True,
+    "ch": 128,
+    "ch_mult": (1, 2, 4, 4),
+    "num_res_blocks": 2,
+    "attn_resolutions": (),
+    "resolution": 256,
+    "z_channels": 4,
+    "embed_dim": 4,
+}
 _VAVAE = _F16 | {"quantizer": "kl", "double_z": True, "num_res_blocks": 2, "z_channels": 32, "embed_dim": 32}
 
 
@@ -78,6 +89,17 @@ def _ibq(codes: int, size: int | None = None, sha256: str | None = None) -> Rele
     )
     name = "imagenet256" if codes == 16384 else f"imagenet256-{codes}"
     return Release(name, "Apache-2.0", file, _IBQ | {"n_embed": codes})
+
+
+def _sdvae(release: str, sha256: str | None = None) -> Release:
+    """Return a release of Stable Diffusion's autoencoder; the two share the encoder. The authors' own layout is read as well."""
+    file = WeightFile(
+        repo=f"stabilityai/sd-vae-{release}",
+        filename="diffusion_pytorch_model.safetensors",
+        size=334_643_276,
+        sha256=sha256,
+    )
+    return Release(release, "MIT", file, _SDVAE, scale=(0.18215,))
 
 
 def _tiny(
@@ -150,6 +172,11 @@ ZOO: dict[str, tuple[Release, ...]] = {
             scale=tuple(1 / std for std in VAVAE_STD),
             statistics="latents_stats.pt",
         ),
+    ),
+    # Rombach et al. 2022, arXiv 2112.10752, with the decoders fine-tuned later
+    "sd-vae": (
+        _sdvae("ft-mse", sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
+        _sdvae("ft-ema"),
     ),
     # Tiny autoencoders for the latent spaces of Stable Diffusion 1, 3, FLUX.1 and FLUX.2; releases are named after those.
     "taesd": (_tiny("sd", "taesd", {"latent_channels": 4}),),

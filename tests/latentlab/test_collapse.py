@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from latentlab import UserError, load_tokenizer
@@ -18,7 +20,7 @@ from latentlab.collapse import CONTROLS, PUBLISHED, Study, plan_study, read_pict
 from latentlab.collapse_report import COLLAPSE_SCHEMA_VERSION
 from latentlab.data import open_data
 from latentlab.pixels import SetPixels
-from latentlab.tokenizers import Tokenizer
+from latentlab.tokenizers import Tokenizer, build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
+
+
+def write_narrow(path: Path, name: str, release: str, architecture: dict[str, Any]) -> None:
+    """Seeded weights of a narrow network in a file that says so."""
+    torch.manual_seed(0)
+    header = {"architecture": json.dumps(architecture), "name": name, "release": release}
+    save_file(build_tokenizer(architecture).state_dict(), path, metadata=header)
 
 
 def test_command_alone_prints_verdict_and_files(place: Path) -> None:
@@ -219,6 +229,36 @@ def test_command_alone_prints_verdict_and_files(place: Path) -> None:
     for name in ("results.json", "summary.md", "figures"):
         assert str(folder / name) in result.stdout and (folder / name).exists()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", result.output)
+
+
+def test_command_with_weight_files_and_images_of_ones_own(place: Path) -> None:
+    """SD-VAE's 8x8 cells of 4 numbers against IBQ's 4x4 ids are patches of 2x2: 16 numbers, as published."""
+    shared = {"ch": 32, "num_res_blocks": 1, "attn_resolutions": [], "resolution": 32, "norm_groups": 8}
+    kl = shared | {"ch_mult": [1, 1], "z_channels": 4, "quantizer": "kl"}
+    ibq = shared | {"ch_mult": [1, 1, 1], "z_channels": 8, "quantizer": "ibq", "n_embed": 64}
+    write_narrow(place / "sd.safetensors", "sd-vae", "ft-mse", kl)
+    write_narrow(place / "ibq.safetensors", "ibq", "imagenet256", ibq)
+    (place / "images" / "a").mkdir(parents=True)
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / "images" / "a" / f"{i}.png")
+    result = command(
+        "--continuous", "sd-vae", "--discrete", "ibq", "--weights-continuous", "sd.safetensors", "--weights-discrete",
+        "ibq.safetensors", "--data", "imagefolder:images", "--image-size", 32, "--images", 1, "--seeds", 1, "--iterations", 1,
+        "--perceptual", "st_lpips_vgg", "--device", "cpu", "--out", "there",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    results = json.loads(Path("there/results.json").read_text())
+    side = results["tokenizers"]["continuous"]
+    assert (side["patch"], side["normalisation"]) == (2, "published shift and scale") and side["latent_shape"] == [
+        4,
+        16,
+        16,
+    ]
+    for text in (result.stdout, Path("there/summary.md").read_text()):
+        assert "judged by ST-LPIPS on VGG-16 (st_lpips_vgg)" in text
+        assert "748 (continuous) and 768 (discrete) instead of the published 196,592 and 196,608" in text
+        assert "2 x 6 numbers x 64 codes of ibq = 768" in text
 
 
 def test_command_prints_json_alone(place: Path) -> None:
@@ -237,6 +277,12 @@ def test_command_prints_json_alone(place: Path) -> None:
         (["--dims", 3], "even number of dimensions, got 3"),
         (["--images", 0], "--images must be at least 1, got 0"),
         (["--continuous", "k"], "unknown tokenizer 'k'"),
+        (
+            ["--continuous", "sd-vae"],
+            r"diffusion_pytorch_model.safetensors \(334.6 MB\) are not .*stabilityai--sd-vae-ft-mse/",
+        ),
+        (["--continuous", "sd-vae", "--weights-continuous", "absent.safetensors"], "absent.safetensors does not exist"),
+        (["--perceptual", "lpips_vgg"], "vgg16-397923af.pth .* not on this machine"),
         (["--continuous", "va-vae"], "vavae-imagenet256-f16d32-dinov2.pt .* not on this machine"),
         (["--continuous", "taef2", "--weights-continuous", "absent"], "absent does not exist: give the folder"),
         (["--data", "imagefolder:absent"], "absent does not exist"),

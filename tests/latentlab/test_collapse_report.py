@@ -121,10 +121,10 @@ def test_the_threshold_itself_is_a_collapse() -> None:
     assert verdict(runs("continuous", COLLAPSED, COLLAPSED), runs("discrete", *LOW[:2])).word == "confirmed"
 
 
-def test_summary_page() -> None:
-    records = [*runs("continuous", *HIGH), *runs("discrete", *LOW)]
+def page_of(records: list[dict[str, Any]], shape: list[int], codes: int) -> str:
+    """The summary of these runs."""
     summaries = summarise(records)
-    side = {"patch": 1, "codes": 512, "normalisation": "standardised", "latent_shape": [8, 8, 8]}
+    side = {"patch": 1, "codes": codes, "normalisation": "standardised", "latent_shape": shape}
     results = {
         "verdict": judge(summaries, "st_lpips").to_dict(), "summaries": [s.to_dict() for s in summaries],
         "data": {"name": "fashion:test"}, "image_size": 32, "subjects": [0, 1, 2], "seeds": 1, "views": 8,
@@ -134,7 +134,26 @@ def test_summary_page() -> None:
             "discrete": {**side, "tokenizer": {"name": "ibq", "release": "fashion32"}},
         },
     }  # fmt: skip
-    page = "\n".join(summary_lines(results))
+    return "\n".join(summary_lines(results))
+
+
+def test_summary_page() -> None:
+    page = page_of([*runs("continuous", *HIGH), *runs("discrete", *LOW)], [8, 8, 8], 512)
     assert "**Confirmed at this scale**" in page and page.count("| kl |") == page.count("| ibq |") == 1
     assert "| ibq | 6-D, circles | 6,132 | 0.01 [0, 0.02] |" in page and "1.000 |" in page
     assert "8 x 8 x 8, patches of 1x1 cells" in page and "![curves](figures/curves.png)" in page and ".svg" not in page
+    assert "* judged by ST-LPIPS on AlexNet (st_lpips): distances of different networks do not compare" in page
+
+
+def test_other_numbers_of_parameters_are_explained_in_one_line() -> None:
+    records = [*runs("continuous", *LOW), *runs("discrete", *LOW)]
+    line = next(line for line in page_of(records, [8, 8, 8], 512).splitlines() if line.startswith("* parameters"))
+    for part in (
+        "6,132 (continuous) and 6,132 (discrete) instead of the published 196,592 and 196,608",
+        "the budget is 2 x 6 numbers x 512 codes of ibq = 6,144",
+        "here 6 numbers, 8 per position, 512 codes, published 6 numbers, 16 per position, 16,384 codes",
+    ):
+        assert part in line
+    for record in records:
+        record["parameters"] = 196_592 if record["path"] == "continuous" else 196_608
+    assert "* parameters" not in page_of(records, [16, 16, 16], 16384)

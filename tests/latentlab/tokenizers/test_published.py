@@ -32,6 +32,8 @@ def test_averaged_weights_when_there_are_some_and_they_are_wanted() -> None:
     assert loaded(with_ema(1, 2), ema=True) == {2}
     assert loaded(with_ema(1, 2), ema=False) == {1}
     assert loaded(state(1), ema=True) == {1}
+    left_over = {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(3)}
+    assert loaded({**state(1), **left_over}, ema=True) == {1}
 
 
 def test_averaged_weights_go_to_their_own_parameter() -> None:

@@ -57,6 +57,7 @@ def test_every_release_can_be_listed() -> None:
         ("vqgan-f16", "imagenet256"): ("vq", (256, 16, 16), 16384),
         ("mar-kl16", "imagenet256"): ("kl", (16, 16, 16), None),
         ("va-vae", "imagenet256"): ("kl", (32, 16, 16), None),
+        ("sd-vae", "ft-mse"): ("kl", (4, 32, 32), None),
     }
     for key, expected in shapes.items():
         entry = entries[key]
