@@ -35,7 +35,7 @@ def decoded(decode: Decode, latents: Tensor, shape: tuple[int, ...]) -> Tensor:
         UserError: images of another shape, NaN or infinity.
     """
     with torch.no_grad():
-        images = decode(tokenizer_layout(latents))
+        images = torch.as_tensor(decode(tokenizer_layout(latents)))
     if images.shape != (len(latents), *shape):
         raise UserError(
             f"decode must give images of the originals' shape {[len(latents), *shape]}, got {list(images.shape)}: "

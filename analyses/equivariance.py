@@ -49,7 +49,7 @@ class _Encoder:
     moments: ChannelMoments | None = None
 
     def __call__(self, images: Tensor, what: str = "images") -> Tensor:
-        latents = self.encode(images)
+        latents = torch.as_tensor(self.encode(images))
         if latents.ndim != 4:
             raise UserError(
                 f"equivariance needs latents on a grid [n,c,h,w], and this tokenizer gives {list(latents.shape[1:])}: "
@@ -113,7 +113,8 @@ def equivariance(
         error: ``delta``, ``mse``, ``l1`` or ``cosine``.
         normalize: standardise each channel first, with mean and std of the untransformed images.
         interpolation: of resizes: ``bilinear`` or ``bicubic``, both without antialiasing and with align_corners=False.
-        scales: resizes as shares of the side; None for those of 0.25, 0.5, 0.75 that give whole cells.
+        scales: resizes as shares of the side; None for 0.25, 0.5, 0.75, of which ``all`` leaves out those that give no whole
+            cells.
         limit: at most this many images, balanced over classes; None for all.
         seed: chooses the images that ``limit`` keeps; of the bootstrap.
 
@@ -212,12 +213,11 @@ def _usable(
             problem = _fraction(tau, image, latent) or _refusal(tau, image, latent, encoder)
             if problem is None:
                 chosen.append(tau)
-            elif kind == "scale" and scales is None:
+            elif kind == "scale" and scales is None and len(kinds) > 1:
                 warnings.append(f"left out: {problem}")
             else:
-                raise UserError(problem)
-    if not any(tau.kind == kinds[0] for tau in chosen):
-        raise UserError(f"no resize is possible: {warnings[0].removeprefix('left out: ')}")
+                hint = ": name others, for example scales=(0.5,)" if kind == "scale" else ""
+                raise UserError(problem + hint)
     return chosen, warnings
 
 

@@ -12,6 +12,7 @@ images are neither clamped nor rounded to 8 bits before the features, so values 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from analyses.frechet import frechet_of_paired_features, sample_cautions
 from analyses.latent_neighbours import nearest_latents
 from analyses.slerp import lerp, slerp
 from latentlab.errors import UserError, unknown_name
-from latentlab.latents import ArrayLatents, Latents
+from latentlab.latents import ArrayLatents, ArrayLike, Latents
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.pixels import Pixels, as_pixels
 from latentlab.quality.features import FeatureExtractor, batch_size, feature_extractor, features_of
@@ -78,8 +79,8 @@ def ifid(
     images: Pixels,
     decode: Decode,
     extractor: str | Callable[[Tensor], Tensor] = "efficientnet-lite0",
-    gallery: Latents | np.ndarray | Tensor | None = None,
-    gallery_labels: np.ndarray | Tensor | None = None,
+    gallery: Latents | ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
     sample_topk: int | None = None,
     intp: Interpolation = "slerp",
     alpha: float = 0.5,
@@ -155,7 +156,7 @@ def ifid(
             "seed": seed,
         },
         companions={f"r{judge.distance}": frechet_of_paired_features(real, rebuilt, seed).estimate},
-        warnings=sample_cautions(len(real), real.shape[1], judge.name),
+        warnings=(*sample_cautions(len(real), real.shape[1], judge.name), *_copies(searched, queries.n)),
         details={
             "queries": rows,
             "neighbours": neighbours,
@@ -172,16 +173,18 @@ class _Searched:
 
     Attributes:
         latents: the gallery.
-        own: [n], the place of each query in it, which does not count; None where it is another set.
+        own: [n], the place of each query in it, which does not count, -1 where it is not there; None where none is.
+        same: whether the gallery is the set that the queries come from.
     """
 
     latents: Latents
     own: np.ndarray | None
+    same: bool = False
 
     @property
-    def same(self) -> bool:
-        """Whether the queries are part of it."""
-        return self.own is not None
+    def copies(self) -> int:
+        """Number of queries that another set has too."""
+        return 0 if self.same or self.own is None else int((self.own >= 0).sum())
 
 
 def _check_options(intp: str, alpha: float, sample_topk: int | None, latents: Latents, per_class: bool) -> None:
@@ -198,29 +201,40 @@ def _check_options(intp: str, alpha: float, sample_topk: int | None, latents: La
 def _searched(
     latents: Latents,
     rows: np.ndarray,
-    gallery: Latents | np.ndarray | Tensor | None,
-    labels: np.ndarray | Tensor | None,
+    gallery: Latents | ArrayLike | None,
+    labels: ArrayLike | None,
 ) -> _Searched:
     if gallery is None:
-        return _Searched(latents, rows)
+        return _Searched(latents, rows, same=True)
     if not isinstance(gallery, Latents):
         gallery = ArrayLatents(gallery, labels=labels)
     elif labels is not None:
         raise UserError("gallery_labels belong to an array: the gallery has its own")
     if gallery.shape != latents.shape:
         raise UserError(f"gallery must have latents of shape {list(latents.shape)}, got {list(gallery.shape)}")
-    same = gallery.n == latents.n and _content(gallery) == _content(latents)
-    return _Searched(gallery, rows if same else None)
+    queries, places = _digests(latents), _digests(gallery)
+    if queries == places:
+        return _Searched(gallery, rows, same=True)
+    place = {digest: i for i, digest in reversed([*enumerate(places)])}
+    own = np.array([place.get(queries[row], -1) for row in rows])
+    return _Searched(gallery, own if (own >= 0).any() else None)
 
 
-def _content(latents: Latents) -> str:
-    """Return what two sets with the same latents share, whatever their labels."""
-    import hashlib
+def _copies(searched: _Searched, n: int) -> tuple[str, ...]:
+    if not searched.copies:
+        return ()
+    return (
+        f"{searched.copies} of {n} queries are in the gallery too, number for number: not taken for their own neighbour",
+    )
 
-    seen = hashlib.sha256()
-    for batch in latents.batches():
-        seen.update(batch.float().numpy().tobytes())
-    return seen.hexdigest()
+
+def _digests(latents: Latents) -> list[bytes]:
+    """Return a name for the content of every latent, in float32."""
+    return [
+        blake2b(row.tobytes(), digest_size=16).digest()
+        for batch in latents.batches()
+        for row in batch.float().flatten(1).numpy()
+    ]
 
 
 def _nearest(
@@ -230,6 +244,13 @@ def _nearest(
     metric: Literal["cosine", "l2"] = "cosine" if intp == "slerp" else "l2"
     gallery, own = searched.latents, searched.own
     if not per_class:
+        available = gallery.n - (own is not None)
+        if available < k:
+            wanted = "a neighbour" if k == 1 else f"sample_topk={k}"
+            raise UserError(
+                f"the gallery has {available} latents{' besides the query' if own is not None else ''}, too few for {wanted}: "
+                "give a larger gallery"
+            )
         return nearest_latents(queries, gallery, k, metric, own)
     assert queries.labels is not None
     if gallery.labels is None:
@@ -238,15 +259,22 @@ def _nearest(
     found = np.empty((queries.n, k), dtype=np.int64)
     for label, chosen in images_by_class(queries.labels).items():
         candidates = places.get(label, np.empty(0, dtype=np.int64))
-        if len(candidates) - (own is not None) < k:
+        within = None if own is None else _places_within(candidates, own[chosen])
+        with_query = within is not None and bool((within >= 0).any())
+        if len(candidates) - with_query < k:
             raise UserError(
-                f"class {label} has {len(candidates)} latents in the gallery{' with the query' if own is not None else ''}: "
+                f"class {label} has {len(candidates)} latents in the gallery{' with the query' if with_query else ''}: "
                 f"too few for {k} neighbours of the same class"
             )
-        within = None if own is None else np.searchsorted(candidates, own[chosen])
         local = nearest_latents(LatentSubset(queries, chosen), LatentSubset(gallery, candidates), k, metric, within)
         found[chosen] = candidates[local]
     return found
+
+
+def _places_within(candidates: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the positions of ``own`` [n] in the rising ``candidates`` [m], -1 for what is not among them."""
+    places = np.searchsorted(candidates, own).clip(max=max(len(candidates) - 1, 0))
+    return np.where(candidates[places] == own, places, -1) if len(candidates) else np.full(len(own), -1)
 
 
 def _drawn(

@@ -16,7 +16,7 @@ from latentlab.latents import Latents
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.pixels import Pixels, as_pixels
 from latentlab.quality.features import FeatureExtractor, batch_size, feature_extractor, features_of
-from latentlab.quality.fidelity import as_displayed, image_scores, mean_score, to_uint8
+from latentlab.quality.fidelity import WINDOW, as_displayed, image_scores, mean_score, to_uint8
 from latentlab.quality.perceptual import PerceptualDistance, perceptual_distance
 from latentlab.quality.stlpips import SMALLEST_SIDE
 from latentlab.registry import measurement
@@ -57,7 +57,7 @@ def reconstruction(
     images: Pixels,
     decode: Decode,
     extractor: str | Callable[[Tensor], Tensor] = "efficientnet-lite0",
-    perceptual: str = "auto",
+    perceptual: str | Callable[[Tensor, Tensor], Tensor] | None = "auto",
     quantize: bool = True,
     limit: int | None = 2000,
     seed: int = 0,
@@ -70,7 +70,7 @@ def reconstruction(
         images: what the latents were made of, in the same order.
         decode: latents [b,c,h,w] or [b,l,c] -> images [b,3,H,W] in about [-1,1].
         extractor: name for `feature_extractor`, or a function of images [b,3,H,W] in [-1,1] that returns [b,d].
-        perceptual: name for `perceptual_distance`.
+        perceptual: name for `perceptual_distance`, a function of two batches of images in [-1,1] that returns [b], or None.
         quantize: clip and round images to 8 bits before the features, as image files are. PSNR, SSIM and the perceptual
             distance are always those of 8-bit images.
         limit: at most this many images, evenly from the classes; None for all.
@@ -88,6 +88,8 @@ def reconstruction(
     rows, originals = originals_of(latents, images, limit, seed)
     judge = feature_extractor(extractor, device)
     distance, warnings = _distance(perceptual, originals.shape, device)
+    if min(originals.shape[1:]) < WINDOW:
+        warnings.append(f"ssim needs images of at least {WINDOW} pixels a side: it was left out")
     real = features_of(judge, originals, quantize=quantize)
     rebuilt, scores = _compare(latents, rows, originals, decode, judge, distance, quantize)
     result = frechet_of_paired_features(real, rebuilt, seed)
@@ -117,9 +119,15 @@ def reconstruction(
     )
 
 
-def _distance(name: str, shape: tuple[int, ...], device: str) -> tuple[PerceptualDistance | None, list[str]]:
+def _distance(
+    perceptual: str | Callable[[Tensor, Tensor], Tensor] | None, shape: tuple[int, ...], device: str
+) -> tuple[PerceptualDistance | None, list[str]]:
     """Return the perceptual distance, or None and why not."""
-    distance = perceptual_distance(name, device)
+    if perceptual is None:
+        return None, []
+    if not isinstance(perceptual, str):
+        return PerceptualDistance(str(getattr(perceptual, "name", "given distance")), perceptual), []
+    distance = perceptual_distance(perceptual, device)
     smallest = SMALLEST_SIDE if distance.name.startswith("st_") else 32
     if min(shape[1:]) >= smallest:
         return distance, []

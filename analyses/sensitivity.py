@@ -245,7 +245,7 @@ def _noise(latents: Latents, rows: np.ndarray, level: float, seed: int) -> Tenso
 
 def _decoded(decode: Images, latents: Tensor) -> Tensor:
     """Return the images of ``latents``, [b,3,H,W]."""
-    images = decode(tokenizer_layout(latents))
+    images = torch.as_tensor(decode(tokenizer_layout(latents)))
     if images.ndim != 4 or len(images) != len(latents):
         raise UserError(f"decode must give images [b,3,H,W], got shape {list(images.shape)} for {len(latents)} latents")
     if not torch.isfinite(images).all():

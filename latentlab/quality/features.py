@@ -77,6 +77,7 @@ class FeatureExtractor:
             UserError: not one row of finite numbers per image.
         """
         features = self.network(images.to(self.device))
+        features = torch.from_numpy(features) if isinstance(features, np.ndarray) else features
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
             got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(f"extractor '{self.name}' must give [{len(images)},d] for {len(images)} images, got {got}")

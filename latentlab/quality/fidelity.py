@@ -23,10 +23,14 @@ def image_scores(
 ) -> dict[str, Tensor]:  # uint8 [n,3,H,W] twice => [n] each
     """Return ``psnr``, ``ssim`` and the perceptual distance under its name, one number per image.
 
+    Images that are smaller than the window of SSIM have none.
+
     Raises:
-        UserError: shapes differ, or a side is shorter than the window of SSIM.
+        UserError: shapes differ.
     """
-    scores = {"psnr": psnr(results, originals), "ssim": ssim(results, originals)}
+    scores = {"psnr": psnr(results, originals)}
+    if min(results.shape[2:]) >= WINDOW:
+        scores["ssim"] = ssim(results, originals)
     if distance is not None:
         scores[distance.name] = distance(to_unit_range(results), to_unit_range(originals))
     return scores

@@ -42,11 +42,11 @@ class PerceptualDistance:
 
     Attributes:
         name: what its numbers are called: ``lpips``, ``lpips_vgg``, ``st_lpips`` or ``st_lpips_vgg``.
-        network: the module that is called, in evaluation mode, without trainable parameters.
+        network: the module (or function) that is called, in evaluation mode, without trainable parameters.
     """
 
     name: str
-    network: nn.Module
+    network: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances [n], 0 for equal images, of images [n,3,H,W] in [-1,1]; differentiable in both."""

@@ -229,8 +229,13 @@ def test_default_resizes_keep_whole_cells() -> None:
         measure(random_images(side=24), bent, scales=(0.25,))
     alone = measure(random_images(side=28), bent)
     assert "scale" not in alone.companions and len(alone.warnings) == 3
-    with pytest.raises(UserError, match=r"no resize is possible: resizing by 0.25"):
+    with pytest.raises(UserError, match=r"resizing by 0.25 .*: name others, for example scales="):
         measure(random_images(side=28), bent, transforms="scale")
+
+
+def test_numpy_encoders_do() -> None:
+    x = random_images()
+    assert measure(x, lambda images: bent(images).numpy()).value == measure(x, bent).value
 
 
 def fixed_size(images: Tensor) -> Tensor:
@@ -245,7 +250,7 @@ def test_encoders_of_one_size_are_measured_without_resizes() -> None:
     assert "does not take images of 8x8, as x0.25 needs: Input height (8)" in found.warnings[0]
     with pytest.raises(UserError, match="does not take images of 16x16"):
         measure(random_images(), fixed_size, scales=(0.5,))
-    with pytest.raises(UserError, match="no resize is possible: the encoder does not take"):
+    with pytest.raises(UserError, match="the encoder does not take images of 8x8"):
         measure(random_images(), fixed_size, transforms="scale")
 
 

@@ -130,8 +130,32 @@ def test_no_latent_is_its_own_neighbour() -> None:
     assert (result.details["neighbours"] != np.arange(N)).all()
     copied = run(z, x, gallery=z.copy())  # the same content is the same set
     np.testing.assert_array_equal(copied.details["neighbours"], result.details["neighbours"])
-    wider = run(z, x, gallery=np.concatenate([z, z[:1]]))  # but a set that holds them among others is not
-    np.testing.assert_array_equal(wider.details["neighbours"], np.arange(N))
+    order = np.random.default_rng(0).permutation(N)
+    shuffled = run(z, x, gallery=z[order])
+    np.testing.assert_array_equal(order[shuffled.details["neighbours"]], result.details["neighbours"])
+    assert f"{N} of {N} queries are in the gallery too" in shuffled.warnings[-1] and shuffled.value == result.value
+
+
+def test_queries_among_a_larger_gallery_are_not_their_own_neighbours() -> None:
+    z, labels, x = made_up()
+    other = made_up(seed=2)[0]
+    wider = np.concatenate([other, z[: N // 2]])
+    found = run(z, x, gallery=wider).details["neighbours"]
+    alone = np.array([wider[j].tobytes() == z[i].tobytes() for i, j in enumerate(found)])
+    assert not alone.any() and (found >= len(other)).any()
+    of_class = run(z, x, labels, gallery=wider, gallery_labels=[*labels, *labels[: N // 2]], per_class=True)
+    chosen = np.concatenate([labels, labels[: N // 2]])[of_class.details["neighbours"]]
+    np.testing.assert_array_equal(chosen, labels)
+    assert (of_class.details["neighbours"] - len(other) != np.arange(N)).all()
+
+
+def test_numpy_functions_do() -> None:
+    z, _, x = made_up()
+    arguments = {
+        "decode": lambda latents: decode(latents).numpy(),
+        "extractor": lambda images: describe(images).numpy(),
+    }
+    assert measure("ifid", z, images=x, **arguments).value == pytest.approx(run(z, x).value, rel=1e-12)
 
 
 def test_a_limit_keeps_the_whole_gallery() -> None:
@@ -234,13 +258,13 @@ def test_wrong_use_is_explained() -> None:
         ({"alpha": 1.2}, "alpha must lie in"),
         ({"intp": "mask"}, "unknown interpolation 'mask'"),
         ({"sample_topk": 0}, "sample_topk must be at least 1"),
-        ({"sample_topk": 20}, "between 1 and the 19 latents"),
-        ({"gallery": z[:3], "sample_topk": 4}, "between 1 and the 3 latents"),
+        ({"sample_topk": 20}, "the gallery has 19 latents besides the query, too few for sample_topk=20"),
+        ({"gallery": -z[:3], "sample_topk": 4}, "the gallery has 3 latents, too few for sample_topk=4"),
         ({"gallery": z[:, :2]}, r"gallery must have latents of shape \[3, 4, 4\]"),
         ({"limit": 1}, "limit must be at least 2"),
         ({"per_class": True, "labels": None}, "per_class needs labels"),
         ({"per_class": True, "gallery": z[:7]}, "labels of the gallery"),
-        ({"per_class": True, "gallery": z[:7], "gallery_labels": np.zeros(7)}, "class 1 has 0 latents in the gallery"),
+        ({"per_class": True, "gallery": -z[:7], "gallery_labels": np.zeros(7)}, "class 1 has 0 latents in the gallery"),
         ({"per_class": True, "sample_topk": 5}, "class 0 has 5 latents in the gallery with the query"),
         ({"decode": lambda batch: decode(batch)[:, :, :4]}, "images of the originals' shape"),
         ({"decode": lambda batch: decode(batch) / 0}, "NaN or infinite pixels"),

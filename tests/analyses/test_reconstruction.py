@@ -135,3 +135,17 @@ def test_wrong_use_is_explained() -> None:
         run(z, x, decode=lambda latents: latents)
     with pytest.raises(UserError, match="needs decode"):
         measure("reconstruction", z, images=x)
+
+
+def test_small_images_and_given_distances() -> None:
+    """Below 11 pixels there is no SSIM, which leaves the rest; a distance may be a function, or None."""
+    z = np.random.default_rng(0).uniform(-1, 1, (20, 3, 4, 4))
+    x = enlarge(torch.from_numpy(z)).numpy()
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).abs().mean((1, 2, 3))
+
+    few = {"extractor": lambda shown: shown.flatten(1)[:, :6]}
+    found = run(z, x, perceptual=distance, **few)
+    assert set(found.companions) == {"psnr", "given distance"} and any("ssim needs" in w for w in found.warnings)
+    assert set(run(z, x, perceptual=None, **few).companions) == {"psnr"}
