@@ -20,7 +20,7 @@ COMMANDS = [
 ]
 
 LESS = {
-    "analyze": ["--limit", "60", "--metrics", "sec", "--device", "cpu"],
+    "analyze": ["--limit", "60", "--metrics", "sec,lnc", "--device", "cpu"],
     "compare": ["--limit", "60", "--metrics", "sec", "--device", "cpu"],
     "collapse": ["--images", "1", "--seeds", "1", "--iterations", "1", "--device", "cpu"],
     "encode": ["--limit", "60", "--device", "cpu"],

@@ -254,7 +254,7 @@ def test_streaming_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"latents": np.zeros((3, 2))}, r"\[n,c,h,w\] or \[n,l,c\], got shape \[3, 2\]"),
+        ({"latents": np.zeros(3)}, r"\[n,c,h,w\], \[n,l,c\] or \[n,c\], got shape \[3\]"),
         ({"latents": np.zeros((3, 2, 2, 2), dtype=int)}, "floating point"),
         ({"latents": np.zeros((0, 2, 2, 2))}, "empty"),
         ({"latents": np.zeros((3, 2, 2, 2)), "labels": [1, 2]}, "got 2 for 3 latents"),
