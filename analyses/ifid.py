@@ -24,6 +24,7 @@ from analyses.class_latents import images_by_class
 from analyses.decoding import Decode, decoded, originals_of
 from analyses.frechet import frechet_of_paired_features, sample_cautions
 from analyses.latent_neighbours import nearest_latents
+from analyses.neighbours import Metric
 from analyses.slerp import lerp, slerp
 from latentlab.errors import UserError, unknown_name
 from latentlab.latents import ArrayLatents, ArrayLike, Latents
@@ -98,8 +99,9 @@ def ifid(
         decode: latents [b,c,h,w] or [b,l,c] -> images [b,3,H,W] in about [-1,1]. Interpolants of a discrete tokenizer are
             decoded as they are, without looking up the nearest code.
         extractor: name for `feature_extractor`, or a function of images [b,3,H,W] in [-1,1] that returns [b,d].
-        gallery: where neighbours are looked for: latents, or arrays like those of ``latents``. None: among all ``latents``;
-            no latent is its own neighbour then, nor in a gallery with the same content.
+        gallery: where neighbours are looked for: latents, or arrays like those of ``latents``. None: among all ``latents``,
+            where no latent is its own neighbour (one that equals it may be), and so in the same set in another order. In
+            other galleries latents with the very numbers of the query do not count.
         gallery_labels: [m], of an array.
         sample_topk: draw the neighbour from this many nearest ones; None takes the nearest.
         intp: ``slerp`` or ``linear``.
@@ -173,18 +175,17 @@ class _Searched:
 
     Attributes:
         latents: the gallery.
-        own: [n], the place of each query in it, which does not count, -1 where it is not there; None where none is.
+        contents: int64 [m], a number for what each gallery latent holds.
+        own: int64 [n], that of each query: gallery latents with this number do not count; -1 where there are none.
         same: whether the gallery is the set that the queries come from.
+        copies: how many queries were found in a gallery that was given.
     """
 
     latents: Latents
-    own: np.ndarray | None
+    contents: np.ndarray
+    own: np.ndarray
     same: bool = False
-
-    @property
-    def copies(self) -> int:
-        """Number of queries that another set has too."""
-        return 0 if self.same or self.own is None else int((self.own >= 0).sum())
+    copies: int = 0
 
 
 def _check_options(intp: str, alpha: float, sample_topk: int | None, latents: Latents, per_class: bool) -> None:
@@ -205,7 +206,7 @@ def _searched(
     labels: ArrayLike | None,
 ) -> _Searched:
     if gallery is None:
-        return _Searched(latents, rows, same=True)
+        return _Searched(latents, np.arange(latents.n), rows, same=True)
     if not isinstance(gallery, Latents):
         gallery = ArrayLatents(gallery, labels=labels)
     elif labels is not None:
@@ -214,10 +215,15 @@ def _searched(
         raise UserError(f"gallery must have latents of shape {list(latents.shape)}, got {list(gallery.shape)}")
     queries, places = _digests(latents), _digests(gallery)
     if queries == places:
-        return _Searched(gallery, rows, same=True)
-    place = {digest: i for i, digest in reversed([*enumerate(places)])}
-    own = np.array([place.get(queries[row], -1) for row in rows])
-    return _Searched(gallery, own if (own >= 0).any() else None)
+        return _Searched(gallery, np.arange(gallery.n), rows, same=True)
+    if sorted(queries) == sorted(places):  # one place per latent, so that equal ones stay each other's neighbours
+        own = np.empty(latents.n, dtype=np.int64)
+        own[_order(queries, latents.labels)] = _order(places, gallery.labels)
+        return _Searched(gallery, np.arange(gallery.n), own[rows], same=True, copies=len(rows))
+    numbers: dict[bytes, int] = {}
+    contents = np.array([numbers.setdefault(digest, len(numbers)) for digest in places])
+    own = np.array([numbers.get(queries[row], -1) for row in rows])
+    return _Searched(gallery, contents, own, copies=int((own >= 0).sum()))
 
 
 def _copies(searched: _Searched, n: int) -> tuple[str, ...]:
@@ -226,6 +232,11 @@ def _copies(searched: _Searched, n: int) -> tuple[str, ...]:
     return (
         f"{searched.copies} of {n} queries are in the gallery too, number for number: not taken for their own neighbour",
     )
+
+
+def _order(digests: list[bytes], labels: np.ndarray | None) -> list[int]:
+    """Return the positions of ``digests`` in rising order, equal ones by their label."""
+    return sorted(range(len(digests)), key=lambda i: (digests[i], 0 if labels is None else int(labels[i])))
 
 
 def _digests(latents: Latents) -> list[bytes]:
@@ -241,17 +252,10 @@ def _nearest(
     queries: Latents, searched: _Searched, k: int, intp: Interpolation, per_class: bool
 ) -> np.ndarray:  # => int64 [n,k]
     """Return the k nearest gallery latents of every query, of its class where asked."""
-    metric: Literal["cosine", "l2"] = "cosine" if intp == "slerp" else "l2"
-    gallery, own = searched.latents, searched.own
+    metric: Metric = "cosine" if intp == "slerp" else "l2"
+    gallery, contents, own = searched.latents, searched.contents, searched.own
     if not per_class:
-        available = gallery.n - (own is not None)
-        if available < k:
-            wanted = "a neighbour" if k == 1 else f"sample_topk={k}"
-            raise UserError(
-                f"the gallery has {available} latents{' besides the query' if own is not None else ''}, too few for {wanted}: "
-                "give a larger gallery"
-            )
-        return nearest_latents(queries, gallery, k, metric, own)
+        return _nearest_others(queries, gallery, contents, own, k, metric, "the gallery")
     assert queries.labels is not None
     if gallery.labels is None:
         raise UserError("per_class needs labels of the gallery, and it has none")
@@ -259,22 +263,30 @@ def _nearest(
     found = np.empty((queries.n, k), dtype=np.int64)
     for label, chosen in images_by_class(queries.labels).items():
         candidates = places.get(label, np.empty(0, dtype=np.int64))
-        within = None if own is None else _places_within(candidates, own[chosen])
-        with_query = within is not None and bool((within >= 0).any())
-        if len(candidates) - with_query < k:
-            raise UserError(
-                f"class {label} has {len(candidates)} latents in the gallery{' with the query' if with_query else ''}: "
-                f"too few for {k} neighbours of the same class"
-            )
-        local = nearest_latents(LatentSubset(queries, chosen), LatentSubset(gallery, candidates), k, metric, within)
+        within, asking = LatentSubset(gallery, candidates), LatentSubset(queries, chosen)
+        where = f"class {label} of the gallery"
+        local = _nearest_others(asking, within, contents[candidates], own[chosen], k, metric, where)
         found[chosen] = candidates[local]
     return found
 
 
-def _places_within(candidates: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the positions of ``own`` [n] in the rising ``candidates`` [m], -1 for what is not among them."""
-    places = np.searchsorted(candidates, own).clip(max=max(len(candidates) - 1, 0))
-    return np.where(candidates[places] == own, places, -1) if len(candidates) else np.full(len(own), -1)
+def _nearest_others(
+    queries: Latents, gallery: Latents, contents: np.ndarray, own: np.ndarray, k: int, metric: Metric, where: str
+) -> np.ndarray:  # => int64 [n,k]
+    """Return the k nearest of the gallery latents whose ``contents`` [m] are not the query's ``own`` [n]."""
+    order = np.argsort(contents, kind="stable")
+    first, end = (np.searchsorted(contents[order], own, side) for side in ("left", "right"))
+    most = int((end - first).max())
+    if gallery.n - most < k:
+        besides = ("", " besides the query", " besides copies of the query")[min(most, 2)]
+        wanted = "a neighbour" if k == 1 else f"sample_topk={k}"
+        raise UserError(f"{where} has {gallery.n - most} latents{besides}, too few for {wanted}: give a larger gallery")
+    if most == 0:
+        return nearest_latents(queries, gallery, k, metric)
+    place = np.where(first < end, order[first.clip(max=gallery.n - 1)], -1)
+    nearest = nearest_latents(queries, gallery, k + most - 1, metric, place)  # enough if all other copies are in it
+    further = contents[nearest] == own[:, None]
+    return np.take_along_axis(nearest, np.argsort(further, axis=1, kind="stable")[:, :k], axis=1)
 
 
 def _drawn(

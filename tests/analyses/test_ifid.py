@@ -134,6 +134,36 @@ def test_no_latent_is_its_own_neighbour() -> None:
     shuffled = run(z, x, gallery=z[order])
     np.testing.assert_array_equal(order[shuffled.details["neighbours"]], result.details["neighbours"])
     assert f"{N} of {N} queries are in the gallery too" in shuffled.warnings[-1] and shuffled.value == result.value
+    assert shuffled.variant == copied.variant == result.variant and not copied.warnings
+
+
+def test_latents_that_occur_twice_in_the_set_are_neighbours_in_any_order() -> None:
+    z, labels, x = made_up()
+    z[7] = z[3]
+    labels[3], labels[7] = 0, 1
+    result = run(z, x)
+    assert result.details["neighbours"][[3, 7]].tolist() == [7, 3]
+    order = np.random.default_rng(0).permutation(N)
+    shuffled = run(z, x, gallery=z[order])
+    assert set(shuffled.details["neighbours"][[3, 7]]) == set(np.argsort(order)[[3, 7]])
+    assert shuffled.value == result.value == run(z, x, gallery=z.copy()).value
+    for back in (order, np.arange(N)[::-1]):  # whose copies have other labels
+        of_class = run(z, x, labels, gallery=z[back].copy(), gallery_labels=labels[back].tolist(), per_class=True)
+        assert of_class.value == run(z, x, labels, per_class=True).value
+
+
+@pytest.mark.parametrize("sample_topk", [None, 4])
+def test_no_copy_of_a_query_is_its_neighbour(sample_topk: int | None) -> None:
+    """Galleries with every query twice, with a third of them, and with copies under another label in front."""
+    z, labels, x = made_up()
+    twice = run(z, x, gallery=np.concatenate([z, z]))
+    assert twice.value == run(z, x).value and f"{N} of {N} queries" in twice.warnings[-1]
+    wider = np.concatenate([z[::3], made_up(40, seed=2)[0], z, z[::3]])
+    drawn = run(z, x, gallery=wider, sample_topk=sample_topk).details["neighbours"]
+    assert (wider[drawn] != z).any((1, 2, 3)).all()
+    both, marks = np.concatenate([z, z]), torch.from_numpy(np.concatenate([(labels + 1) % 4, labels]))
+    relabelled = run(z, x, labels, per_class=True, gallery=both, gallery_labels=marks)
+    assert relabelled.value == run(z, x, labels, per_class=True).value
 
 
 def test_queries_among_a_larger_gallery_are_not_their_own_neighbours() -> None:
@@ -264,8 +294,19 @@ def test_wrong_use_is_explained() -> None:
         ({"limit": 1}, "limit must be at least 2"),
         ({"per_class": True, "labels": None}, "per_class needs labels"),
         ({"per_class": True, "gallery": z[:7]}, "labels of the gallery"),
-        ({"per_class": True, "gallery": -z[:7], "gallery_labels": np.zeros(7)}, "class 1 has 0 latents in the gallery"),
-        ({"per_class": True, "sample_topk": 5}, "class 0 has 5 latents in the gallery with the query"),
+        (
+            {"per_class": True, "gallery": -z[:7], "gallery_labels": np.zeros(7)},
+            "class 1 of the gallery has 0 latents, too few",
+        ),
+        (
+            {"per_class": True, "sample_topk": 5},
+            "class 0 of the gallery has 4 latents besides the query, too few for sample_topk=5: give a larger gallery",
+        ),
+        ({"gallery": np.concatenate([z, z]), "sample_topk": 39}, "has 38 latents besides copies of the query"),
+        (
+            {"gallery": np.concatenate([z[:1]] * 3)},
+            "has 0 latents besides copies of the query, too few for a neighbour",
+        ),
         ({"decode": lambda batch: decode(batch)[:, :, :4]}, "images of the originals' shape"),
         ({"decode": lambda batch: decode(batch) / 0}, "NaN or infinite pixels"),
         ({"extractor": "inception v3"}, "unknown feature extractor"),

@@ -127,6 +127,11 @@ def test_tokens_reach_the_decoder_in_its_layout() -> None:
     assert found == pytest.approx(measure(z, clipped).value, rel=0.05)
 
 
+def test_numpy_decoders_and_features_do() -> None:
+    found = measure(latents(), lambda z: clipped(z).numpy(), extractor=lambda images: halves(images).numpy())
+    assert found.to_json() == measure(latents(), clipped, extractor=lambda images: halves(images)).to_json()
+
+
 def test_limit_measures_some_with_the_noise_they_have_among_all() -> None:
     z = latents()
     found = measure(z, linear, limit=10)

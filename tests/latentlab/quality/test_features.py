@@ -123,6 +123,7 @@ def test_functions_are_extractors_named_after_themselves() -> None:
     assert (extractor.name, extractor.distance) == ("colours", "fd_colours")
     torch.testing.assert_close(extractor(images), images.mean((2, 3)))
     assert feature_extractor(extractor) is extractor
+    torch.testing.assert_close(feature_extractor(lambda x: colours(x).numpy())(images), images.mean((2, 3)))
     assert feature_extractor(lambda x: x).distance == "fd_lambda"
 
 
