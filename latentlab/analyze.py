@@ -38,6 +38,8 @@ from latentlab.store import LatentStore
 from latentlab.subset import limit_latents
 from latentlab.tokenizers.base import Tokenizer
 
+_QUALITY = Path(__file__).parent / "quality"
+
 Options = Mapping[str, Mapping[str, Any]]
 """Name of a measurement -> its parameters."""
 
@@ -300,9 +302,13 @@ def _measure(name: str, call: _Call, inputs: Inputs, again: bool) -> dict[str, A
 
 @cache
 def _code_digest(function: MeasurementFunction) -> str:
-    """Return a digest of the module of a measurement and of those beside it, which it may use, as first seen by this process."""
+    """Return a digest of the module of a measurement and of what it may use, as first seen by this process.
+
+    That is the modules beside it and those that judge images.
+    """
     source = inspect.getsourcefile(function)
-    return digest([file_sha256(file) for file in sorted(Path(source).parent.glob("*.py"))]) if source else ""
+    folders = [Path(source).parent] if source else []
+    return digest([file_sha256(file) for folder in [*folders, _QUALITY] for file in sorted(folder.glob("*.py"))])
 
 
 def _origin(subject: Subject) -> dict[str, Any]:

@@ -152,10 +152,6 @@ def tokenizer_layout(batch: Tensor) -> Tensor:
     return batch.transpose(1, 2) if batch.ndim == 3 else batch
 
 
-channel_first = tokenizer_layout
-"""Its own inverse: latents as `Latents` has them, of a batch in a tokenizer's layout."""
-
-
 def channel_moments(latents: Latents) -> ChannelMoments:
     """Return mean and ddof=1 standard deviation per channel over images and cells."""
     count = latents.n * latents.cells

@@ -14,6 +14,7 @@ Batch normalisation is folded into the convolutions: features equal those of the
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -227,7 +228,7 @@ def _inception() -> tuple[nn.Module, str]:
     return _Inception(network), f"inception {INCEPTION.filename}"
 
 
-class _Passes(nn.Module):
+class _Passes(nn.Module, ABC):
     """A frozen network, channels last (the faster layout on processors and cards), few images at a time on a CPU."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -240,9 +241,9 @@ class _Passes(nn.Module):
         passes = [self.network(self.prepared(part.float())) for part in images.split(size)]
         return torch.cat(passes).flatten(1)
 
+    @abstractmethod
     def prepared(self, images: Tensor) -> Tensor:
         """Return what the network takes."""
-        raise NotImplementedError
 
 
 class _EfficientNet(_Passes):

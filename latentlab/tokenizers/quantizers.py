@@ -1,5 +1,6 @@
 """What lies between encoder and decoder: a Gaussian posterior, or a codebook searched by distance or by dot product."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -55,16 +56,16 @@ class Quantized:
     losses: dict[str, Tensor]
 
 
-class Codebook(nn.Module):
+class Codebook(nn.Module, ABC):
     """``n_embed`` code vectors of ``embed_dim`` channels; subclasses say which one stands for a latent vector."""
 
     def __init__(self, n_embed: int, embed_dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_embed, embed_dim)
 
+    @abstractmethod
     def scores(self, rows: Tensor) -> Tensor:
         """Return how well each code stands for each row [r,c]: [r,v], the largest one is chosen."""
-        raise NotImplementedError
 
     def nearest(self, features: Tensor) -> Tensor:
         """Return the index of the chosen code for every cell of [n,c,h,w], int64 [n,h,w]; the first one among equals.
