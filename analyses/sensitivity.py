@@ -137,7 +137,7 @@ def sensitivity(
     Args:
         latents: a grid or 1-D tokens; channel standard deviations are those of the whole set.
         decode: latents [b,c,h,w] or [b,l,c] -> images [b,3,H,W] in about [-1,1]. Code vectors of a discrete tokenizer are
-            decoded with the noise on them, without looking up the nearest code.
+            decoded with the noise on them; most do so without looking up the nearest code (``mind`` cannot).
         level: noise of the headline in units of the channel standard deviation.
         levels: noise levels of the curves; that of the headline is added.
         perceptual: name for `perceptual_distance`, a function of two batches of images, or None.
@@ -185,7 +185,7 @@ def sensitivity(
             "seed": seed,
         },
         companions={f"{name} at {level:g}": curves[key].at(at) for key, name in names.items()},
-        warnings=_cautions(latents, len(rows), absent=set(judge.names) - set(names)),
+        warnings=_cautions(latents, len(rows), absent=set(judge.names) - set(names), unmoved=not pixels.values[at]),
         details={
             "levels": np.array(every),
             **{column: values for key, curve in curves.items() for column, values in curve.columns(key).items()},
@@ -263,10 +263,15 @@ def _curves(changes: Mapping[str, np.ndarray], seed: int) -> dict[str, _Curve]:
     return found
 
 
-def _cautions(latents: Latents, n: int, absent: Collection[str]) -> tuple[str, ...]:
+def _cautions(latents: Latents, n: int, absent: Collection[str], unmoved: bool) -> tuple[str, ...]:
     """Return what limits this very result."""
     said = []
-    if latents.has_codes or (latents.spec is not None and latents.spec.discrete):
+    if unmoved:
+        said.append(
+            "noise of this level changes nothing: the decoder takes every vector for the nearest code, or ignores latents; "
+            "see larger levels"
+        )
+    elif latents.has_codes or (latents.spec is not None and latents.spec.discrete):
         said.append(
             "discrete tokenizer: the noise is on the code vectors, which are decoded without looking up a code again"
         )

@@ -1,6 +1,7 @@
 """Random numbers as a function of (seed, stream, step): resuming needs no saved generator, any sample can be drawn alone."""
 
 import hashlib
+from functools import lru_cache
 
 import torch
 
@@ -22,6 +23,12 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> torch.Tensor
     """
     first = step * batch_size
     epochs = range(first // n, (first + batch_size - 1) // n + 1)
-    order = torch.cat([torch.randperm(n, generator=generator(seed, "order", epoch)) for epoch in epochs])
+    order = torch.cat([_order(n, seed, epoch) for epoch in epochs])
     start = first - epochs[0] * n
     return order[start : start + batch_size]
+
+
+@lru_cache(2)  # a step may reach into the next epoch
+def _order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """Return the order of the images in one epoch; kept, because a permutation of a million takes as long as a step."""
+    return torch.randperm(n, generator=generator(seed, "order", epoch))

@@ -46,15 +46,20 @@ def launched_ranks() -> Ranks:
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """Connect the processes that torchrun started for as long as the block lasts; a process by itself needs nothing."""
+def joined_ranks(tensors_on: str = "cpu") -> Iterator[Ranks]:
+    """Connect the processes that torchrun started for as long as the block lasts; a process by itself needs nothing.
+
+    Args:
+        tensors_on: kind of device whose tensors are exchanged (``cpu``, ``cuda``); objects always are.
+    """
     ranks = launched_ranks()
     if ranks.size == 1:
         yield ranks
         return
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)  # only objects on the CPU travel
+    backend = "cpu:gloo,cuda:nccl" if tensors_on == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield ranks
     finally:

@@ -66,6 +66,16 @@ def usable_memory() -> int:
         return total
 
 
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use so far: on a GPU of its tensors, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def prepare_threads() -> int:
     """Let torch use the CPUs this process really has, unless ``OMP_NUM_THREADS`` says otherwise; return the number."""
     if not os.environ.get("OMP_NUM_THREADS"):

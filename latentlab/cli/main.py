@@ -11,7 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from latentlab import __version__
-from latentlab.cli import analyze, collapse, compare, doctor, encode, explain, tokenizers, train
+from latentlab.cli import (
+    ablate,
+    analyze,
+    collapse,
+    compare,
+    doctor,
+    encode,
+    explain,
+    geometry,
+    sample,
+    tokenizers,
+    train,
+)
 from latentlab.errors import UserError
 
 _DEBUG = "LATENTLAB_DEBUG"
@@ -89,6 +101,9 @@ app.command()(collapse.collapse)
 app.command()(explain.explain)
 app.command()(encode.encode)
 app.add_typer(train.app, name="train")
+app.add_typer(sample.app, name="sample")
+app.command()(geometry.geometry)
+app.command()(ablate.ablate)
 app.command()(tokenizers.tokenizers)
 app.command()(doctor.doctor)
 

@@ -1,5 +1,6 @@
-"""``latentlab train``: train a tokenizer from a configuration file."""
+"""``latentlab train``: train a tokenizer or a generator from a configuration file."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -7,12 +8,16 @@ import typer
 
 from latentlab.cli.options import Device, check_folder
 
-app = typer.Typer(help="Train a tokenizer.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Train a tokenizer or a generator.", no_args_is_help=True, rich_markup_mode=None)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one setting; may be repeated.")
+]
 
 
 @app.callback()
 def _commands() -> None:
-    """Train a tokenizer."""
+    """Train a tokenizer or a generator."""
 
 
 @app.command()
@@ -20,9 +25,7 @@ def tokenizer(
     config: Annotated[
         str, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (ibq).")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one setting; may be repeated.")
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/train-NAME-RELEASE).")
     ] = None,
@@ -31,18 +34,52 @@ def tokenizer(
     """Train an image tokenizer; the same command continues an interrupted run exactly where it stopped."""
     check_folder("--out", out)
 
-    from latentlab.runtime import choose_device, prepare_threads, say
     from latentlab.tokenizers.config import load_config
-    from latentlab.tokenizers.training import Interrupted, train
+    from latentlab.tokenizers.training import train
 
     settings = load_config(config, overrides or [])
+    folder = out or Path("runs") / f"train-{settings.name}-{settings.release}"
+    _run(lambda: train(settings, folder, device=device), device, folder)
+
+
+@app.command()
+def mind(
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (mind-b).")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/train-NAME).")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train MIND, diffusion of tokens on the hypersphere; under torchrun, on all its processes.
+
+    The same command continues an interrupted run exactly where it stopped.
+    """
+    check_folder("--out", out)
+
+    from mind.train_config import load_config
+    from mind.training import train
+
+    settings = load_config(config, overrides or [])
+    folder = out or Path("runs") / f"train-{settings.name}"
+    _run(lambda: train(settings, folder, device=device), device, folder)
+
+
+def _run(work: Callable[[], Path], device: str, folder: Path) -> None:
+    """Train and say where the results are; an interruption that left a checkpoint exits with 130."""
+    from latentlab.ranks import launched_ranks
+    from latentlab.run_folder import Interrupted
+    from latentlab.runtime import choose_device, prepare_threads, say
+
     choose_device(device)
     prepare_threads()
-    folder = out or Path("runs") / f"train-{settings.name}-{settings.release}"
     try:
-        weights = train(settings, folder, device=device)
+        weights = work()
     except Interrupted as stopped:
         say(str(stopped))
         raise typer.Exit(130) from None
-    print(f"weights  {weights}")
-    print(f"run      {folder}")
+    if launched_ranks().first:
+        print(f"weights  {weights}")
+        print(f"run      {folder}")

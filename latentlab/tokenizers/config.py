@@ -1,23 +1,18 @@
 """The configuration of a tokenizer training run: a YAML file, checked, with overrides from the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from latentlab.errors import UserError, unknown_name
-from latentlab.files import first_problem
+from latentlab.configuration import Strict, read_config, shipped_configs
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tokenizers"
 """Folder of the shipped configurations; `--config ibq` means ``ibq_fashion32.yaml`` in it."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """What is trained on and what is held out; sources as in ``--data``."""
 
     train: str
@@ -28,7 +23,7 @@ class DataConfig(_Strict):
     """Mirror every image left to right with probability 1/2."""
 
 
-class LossConfig(_Strict):
+class LossConfig(Strict):
     """Weights of the training terms; 0 leaves a term out."""
 
     l1: NonNegativeFloat = 0.0
@@ -50,7 +45,7 @@ class LossConfig(_Strict):
     """Entropy of each assignment minus entropy of the mean assignment: sharp and evenly used codes."""
 
 
-class OptimiserConfig(_Strict):
+class OptimiserConfig(Strict):
     """Adam with a linear warm-up and a cosine decay of the learning rate."""
 
     steps: PositiveInt
@@ -63,7 +58,7 @@ class OptimiserConfig(_Strict):
     ema_decay: float = Field(0.999, ge=0, lt=1)
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """One tokenizer training run."""
 
     name: str
@@ -82,7 +77,7 @@ class TrainConfig(_Strict):
     export_dtype: Literal["float32", "float16"] = "float16"
 
 
-def load_config(path: str | Path, overrides: list[str] = []) -> TrainConfig:  # noqa: B006 (never changed)
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training configuration.
 
     Args:
@@ -92,45 +87,4 @@ def load_config(path: str | Path, overrides: list[str] = []) -> TrainConfig:  # 
     Raises:
         UserError: no such file, not YAML, an unknown or missing key, a value out of range.
     """
-    file = _find(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} must hold a table of settings, got {type(content).__name__}")
-    for override in overrides:
-        _apply(content, override)
-    try:
-        return TrainConfig.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{file}: {first_problem(error)}") from error
-
-
-def _find(path: str | Path) -> Path:
-    file = Path(path)
-    if file.is_file():
-        return file
-    shipped = {p.name.partition("_")[0]: p for p in sorted(CONFIGS.glob("*.yaml"))}
-    if file.suffix or len(file.parts) > 1:
-        raise UserError(f"there is no configuration file {file}; shipped ones: {', '.join(shipped)}")
-    if str(path) not in shipped:
-        raise unknown_name("tokenizer configuration", str(path), shipped)
-    return shipped[str(path)]
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    """Set one ``a.b=value`` in the nested tables of ``content``."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set expects KEY=VALUE (for example optimiser.steps=100), got '{override}'")
-    *parents, last = key.split(".")
-    table: Any = content
-    for parent in parents:
-        table = table.setdefault(parent, {}) if isinstance(table, dict) else None
-    if not isinstance(table, dict):
-        raise UserError(f"--set {key}: '{'.'.join(parents)}' is not a table of settings")
-    try:
-        table[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: '{text}' is not a YAML value") from error
+    return read_config(TrainConfig, path, overrides, shipped_configs(CONFIGS), "tokenizer configuration")

@@ -1,6 +1,7 @@
 """A tokenizer by name: the right release, its file, its architecture, and the weights put in."""
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from latentlab.runtime import choose_device
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
 from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.published import load_published
+from latentlab.tokenizers.sphere import load_sphere
 from latentlab.tokenizers.taesd import load_tiny
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
 from latentlab.tokenizers.zoo import (
@@ -44,8 +46,10 @@ def load_tokenizer(
     Args:
         name: a name of `tokenizer_names`; with ``weights`` of latentlab's own format, any name.
         weights: file to read instead of the release's: published layouts (.ckpt, .pt, .safetensors) or latentlab's own,
-            which record their architecture. Of the TAESD family either of the two files, or their folder.
-        architecture: fields that differ from the release's (``ch``, ``n_embed``, ...); ``use_ema`` stands for ``ema``.
+            which record their architecture. Of the TAESD family either of the two files, or their folder. Of ``mind`` a
+            file of `mind.save_mind`.
+        architecture: fields that differ from the release's (``ch``, ``n_embed``, ...); ``use_ema`` stands for ``ema``. Of
+            ``mind`` only ``base_weights``: the file of the tokenizer whose ids it embeds, if that is not a known release.
         release: which weights (`zoo_entries` lists them). Left out: with ``weights`` the published layout, else the
             embedded weights where there are some.
         device: where the tokenizer is put (names as in `choose_device`).
@@ -70,6 +74,9 @@ def load_tokenizer(
     if path is None:
         path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(chosen, download)
         header = read_weight_metadata(path)
+    if chosen.family == "mind":
+        own_release = None if weights is not None else chosen.name
+        return load_sphere(path, partial(load_tokenizer, download=download), overrides, own_release).to(device)
     if chosen.family == "taesd":
         return load_tiny(name, chosen.name, path, {**(chosen.architecture or {}), **overrides}).to(device)
     return _load(name, chosen, path, header, overrides, ema).to(device)

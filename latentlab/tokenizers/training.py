@@ -5,50 +5,32 @@ A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/
 """
 
 import json
-import math
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from latentlab import __version__
-from latentlab.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint, state_to_device
+from latentlab.checkpoints import load_checkpoint, save_checkpoint, state_to_device
 from latentlab.data import ImageSet, open_data
 from latentlab.errors import UserError
-from latentlab.files import atomic_path, write_text
+from latentlab.files import atomic_path
+from latentlab.optimisation import learning_rate, update_average
 from latentlab.pixels import to_unit_range
 from latentlab.randomness import batch_indices, generator
+from latentlab.run_folder import Interrupted, RunFolder, stop_signal, write_grid
 from latentlab.runtime import choose_device, progress, say
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
-from latentlab.tokenizers.config import OptimiserConfig, TrainConfig
+from latentlab.tokenizers.config import TrainConfig
 from latentlab.tokenizers.losses import TokenizerLoss
 
 EXPORT = "tokenizer.safetensors"
-
-
-class Interrupted(Exception):
-    """Training was asked to stop (SIGTERM or Ctrl-C) and has saved a checkpoint."""
-
-
-def learning_rate(config: OptimiserConfig, step: int) -> float:
-    """Return the learning rate of optimiser step ``step`` (from 0): linear warm-up, then half a cosine."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass
@@ -64,6 +46,7 @@ class Trainer:
     average: Autoencoder = field(init=False)
     objective: TokenizerLoss = field(init=False)
     optimiser: torch.optim.Adam = field(init=False)
+    folder: RunFolder = field(init=False)
 
     def __post_init__(self) -> None:
         """Build everything and load the newest checkpoint."""
@@ -75,14 +58,15 @@ class Trainer:
         self.objective = TokenizerLoss(config.loss).to(self.device)
         fused = self.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(self.model.parameters(), betas=config.optimiser.betas, fused=fused)
-        self._prepare_folder()
+        self.folder = RunFolder(self.out)
+        self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self._resume()
 
     def run(self) -> Path:
         """Train to the last step; return the path of the exported weights."""
         total = self.config.optimiser.steps
         began, begun_at = time.monotonic(), self.step
-        with _stop_signal() as stop, progress(f"training {self.config.name}", total, self.step) as advance:
+        with stop_signal() as stop, progress(f"training {self.config.name}", total, self.step) as advance:
             while self.step < total:
                 terms = self.train_step()
                 advance(1)
@@ -113,18 +97,17 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
-        self.optimiser.param_groups[0]["lr"] = learning_rate(optim, self.step)
+        self.optimiser.param_groups[0]["lr"] = self.rate(self.step)
         self.optimiser.step()
         self.step += 1
-        self._update_average()
+        update_average(self.average.parameters(), self.model.parameters(), optim.ema_decay, self.step)
         return {"loss": total.detach(), **terms}
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Move the averaged weights; the decay grows with the step so that the start is forgotten."""
-        decay = min(self.config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
-        for mine, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - decay)
+    def rate(self, step: int) -> float:
+        """Return the learning rate of optimiser step ``step`` (from 0)."""
+        optim = self.config.optimiser
+        peak, final = optim.learning_rate, optim.final_learning_rate
+        return learning_rate(step, steps=optim.steps, peak=peak, final=final, warmup=optim.warmup_steps)
 
     def _batch(self, step: int) -> Tensor:
         """Return the images of one step, [b,3,H,W] in [-1,1], some mirrored."""
@@ -143,22 +126,12 @@ class Trainer:
 
     def _refuse(self, terms: Mapping[str, Tensor]) -> None:
         bad = [name for name, value in terms.items() if not torch.isfinite(value)] or ["their sum"]
-        kept = list_checkpoints(self.out / "checkpoints")
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         raise UserError(
-            f"the loss is not finite at step {self.step} ({', '.join(bad)}); {last}; lower optimiser.learning_rate or "
-            "use precision float32"
+            f"the loss is not finite at step {self.step} ({', '.join(bad)}); {self.folder.last_good()}; "
+            "lower optimiser.learning_rate or use precision float32"
         )
 
     # --- the run folder ---------------------------------------------------------------------------------------------
-
-    def _prepare_folder(self) -> None:
-        """Write the resolved configuration, or check that the folder belongs to the same one."""
-        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        file = self.out / "config.yaml"
-        if file.exists() and file.read_text(encoding="utf-8") != text:
-            raise UserError(f"{self.out} holds a run with another configuration: choose another --out, or delete it")
-        write_text(file, text)
 
     def save(self) -> Path:
         """Write a checkpoint from which training continues bit by bit."""
@@ -167,45 +140,25 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        return save_checkpoint(self.out / "checkpoints", self.step, state)
+        return save_checkpoint(self.folder.checkpoints, self.step, state)
 
     def _resume(self) -> None:
-        kept = list_checkpoints(self.out / "checkpoints")
-        if not kept:
-            return
-        self.step, state = load_checkpoint(kept[-1])
-        self.model.load_state_dict(state_to_device(state["model"], self.device))
-        self.average.load_state_dict(state_to_device(state["average"], self.device))
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._forget_later_metrics()
-        say(f"continuing {self.out} at step {self.step}")
-
-    def _forget_later_metrics(self) -> None:
-        """Drop lines of steps that will be taken again, and a line cut off by a kill."""
-        file = self.out / "metrics.jsonl"
-        if not file.exists():
-            return
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= self.step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
-        write_text(file, "".join(line + "\n" for line in kept))
+        if newest := self.folder.newest():
+            self.step, state = load_checkpoint(newest)
+            self.model.load_state_dict(state_to_device(state["model"], self.device))
+            self.average.load_state_dict(state_to_device(state["average"], self.device))
+            self.optimiser.load_state_dict(state["optimiser"])
+            say(f"continuing {self.out} at step {self.step}")
+        self.folder.forget_after(self.step)
 
     def _log(self, values: Mapping[str, float], seconds_per_step: float) -> None:
         left = (self.config.optimiser.steps - self.step) * seconds_per_step
-        rate = learning_rate(self.config.optimiser, self.step - 1)
-        self._append({**values, "learning_rate": rate, "seconds_per_step": round(seconds_per_step, 4)})
+        rate = self.rate(self.step - 1)
+        self.folder.append(self.step, {**values, "learning_rate": rate, "seconds_per_step": round(seconds_per_step, 4)})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         say(
             f"step {self.step}/{self.config.optimiser.steps}  {shown}  {seconds_per_step:.3f} s/step  {left / 60:.1f} min left"
         )
-
-    def _append(self, values: Mapping[str, Any]) -> None:
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -217,16 +170,14 @@ class Trainer:
             config.data.validation, image_size=config.data.image_size, limit=config.validation_images, seed=config.seed
         )
         scores = reconstruction_scores(self.average, held_out, device=self.device)
-        self._append({f"validation_{name}": estimate.value for name, estimate in scores.items()})
+        self.folder.append(self.step, {f"validation_{name}": estimate.value for name, estimate in scores.items()})
         say("held out  " + "  ".join(f"{name} {estimate.value:.4f}" for name, estimate in scores.items()))
         self._draw(held_out)
 
     def _draw(self, images: ImageSet) -> None:
         originals = to_unit_range(images.images(np.arange(min(16, images.n)))).to(self.device)
         rows = torch.cat([originals, self.average.decode(self.average.encode(originals))])
-        grid = make_grid(rows, nrow=len(originals), value_range=(-1, 1), normalize=True)
-        with atomic_path(self.out / "reconstructions" / f"step_{self.step:08d}.png") as temporary:
-            Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).cpu().numpy()).save(temporary, format="png")
+        write_grid(self.out / "reconstructions" / f"step_{self.step:08d}.png", rows, len(originals))
 
     def export(self) -> Path:
         """Write the averaged weights with everything `load_tokenizer` needs; return the path."""
@@ -253,30 +204,3 @@ def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
     """
     return Trainer(config, out, choose_device(device)).run()
-
-
-class _Stop:
-    """Becomes true when the process is asked to stop."""
-
-    asked = False
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Turn the first SIGTERM or SIGINT into a flag, so that the step in progress is finished and saved."""
-    stop = _Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,6 +11,7 @@ from latentlab.tokenizers.architecture import AnyArchitecture, Architecture, Tin
 from latentlab.tokenizers.latent_statistics import VAVAE_MEAN, VAVAE_STD
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
 from latentlab.weights import WeightFile, find_weights
+from mind import weight_files as mind_files
 
 ENTRY_POINTS = "latentlab.tokenizers"
 """Entry-point group through which other packages add tokenizers: ``name = "package.module:factory"``,
@@ -29,7 +30,7 @@ class Release:
         licence: of the weights.
         weights: the published file; None for weights that ship with the package.
         companions: further published files, which lie beside ``weights``.
-        family: what the architecture's fields describe: ``ldm`` or ``taesd``.
+        family: what the architecture's fields describe: ``ldm`` or ``taesd``; ``mind`` for embeddings of another tokenizer's ids.
         architecture: fields of the published configuration; None when the weight file itself records them.
         shift: subtracted from latents by `normalize`, one number or one per channel.
         scale: multiplied by `normalize`.
@@ -44,7 +45,7 @@ class Release:
     scale: tuple[float, ...] = (1.0,)
     statistics: str | None = None
     companions: tuple[WeightFile, ...] = ()
-    family: Literal["ldm", "taesd"] = "ldm"
+    family: Literal["ldm", "taesd", "mind"] = "ldm"
 
     @property
     def embedded(self) -> bool:
@@ -129,6 +130,8 @@ ZOO: dict[str, tuple[Release, ...]] = {
         _ibq(8192),
         _ibq(262144),
     ),
+    # MIND, arXiv 2606.00094: the points on spheres that it learned for the ids of ``ibq``
+    "mind": (Release("fashion32", "MIT", family="mind"),),
     # Esser et al. 2021, arXiv 2012.09841. Copies on the hub of 289 MB are the model with 1024 codes.
     "vqgan-f16": (
         Release(
@@ -290,7 +293,7 @@ def default_release(name: str, data_source_kind: str) -> str | None:
 
 def embedded_path(name: str, release: str) -> Path:
     """Return where the weights of an embedded release lie in the package."""
-    return EMBEDDED / f"{name}_{release}.safetensors"
+    return mind_files.embedded_path(release) if name == "mind" else EMBEDDED / f"{name}_{release}.safetensors"
 
 
 def zoo_entries() -> list[ZooEntry]:
@@ -301,8 +304,10 @@ def zoo_entries() -> list[ZooEntry]:
 
 def _entry(name: str, release: Release) -> ZooEntry:
     path = local_path(name, release)
-    architecture = _architecture(release, path)
     entry = ZooEntry(name, release.name, licence=release.licence, source=release.weights, path=path)
+    if release.family == "mind":
+        return entry if path is None else _sphere_entry(entry, path)
+    architecture = _architecture(release, path)
     if architecture is None:
         return entry
     return replace(
@@ -311,6 +316,19 @@ def _entry(name: str, release: Release) -> ZooEntry:
         latent_shape=architecture.latent_shape,
         image_size=architecture.resolution,
         codebook_size=architecture.n_embed,
+    )
+
+
+def _sphere_entry(entry: ZooEntry, path: Path) -> ZooEntry:
+    """Complete an entry of ``mind`` with what its file says, and the size of images with that of the tokenizer it names."""
+    header = mind_files.read_header(path)
+    base = header.tokenizer
+    return replace(
+        entry,
+        kind="vq",
+        latent_shape=(header.config.embed_dim, *(header.config.grid or (header.config.tokens,))),
+        image_size=None if base is None else _entry(base.name, find_release(base.name, base.release)).image_size,
+        codebook_size=header.config.vocab_size,
     )
 
 

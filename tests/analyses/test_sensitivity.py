@@ -177,6 +177,11 @@ def test_what_limits_the_result_is_said() -> None:
     assert "decoded without looking up a code again" in coded.warnings[0]
 
 
+def test_a_decoder_that_rounds_to_the_nearest_code_is_said_to_ignore_small_noise() -> None:
+    snapped = measure(latents(), lambda z: linear(z.round()), level=1e-6, levels=(1e-6,))
+    assert snapped.value == 0 and "nearest code" in snapped.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

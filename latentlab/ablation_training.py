@@ -1,0 +1,139 @@
+"""The trained runs of an ablation: each in a process of its own, several side by side, those that are there not again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentlab import __version__
+from latentlab.files import digest
+from latentlab.run_folder import RunFolder
+from latentlab.runtime import progress, usable_cpus
+from mind.ablation import Grid, Row, as_overrides
+from mind.train_config import TrainConfig, load_config
+
+WEIGHTS = "mind.safetensors"
+"""What a finished run has: raw weights, which the paper evaluates."""
+
+_LAST_SHARE = 0.1
+"""The final loss is the mean over this last share of the steps."""
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run; rows that train the same share it.
+
+    Attributes:
+        base: training configuration.
+        overrides: ``a.b=value``.
+        config: both together.
+    """
+
+    base: str
+    overrides: tuple[str, ...]
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Name of everything that determines the weights."""
+        return digest([__version__, self.config.model_dump(mode="json")])
+
+    def weights(self, runs: Path) -> Path:
+        """Return where the weights are, or will be, below the folder ``runs``."""
+        return runs / self.name / WEIGHTS
+
+    def log(self, runs: Path) -> Path:
+        """Return the file of what the run says."""
+        return runs / f"{self.name}.log"
+
+
+def plan_training(grid: Grid, row: Row, seed: int) -> Training:
+    """Return what a row trains.
+
+    Raises:
+        UserError: no such configuration, or a setting in the row that does not exist or cannot be.
+    """
+    assert grid.base is not None
+    overrides = as_overrides(grid.training(row, seed))
+    config = load_config(grid.base, overrides)
+    if row.times_steps != 1:
+        steps = max(1, round(config.optimiser.steps * row.times_steps))
+        overrides.append(f"optimiser.steps={steps}")
+        config = load_config(grid.base, overrides)
+    _ = config.mind  # checks the model's fields
+    return Training(grid.base, tuple(overrides), config)
+
+
+def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: str = "auto") -> dict[str, str]:
+    """Train what is not finished in ``runs``, ``jobs`` at a time; interrupted runs continue.
+
+    Returns:
+        Name of each run that failed -> its last words.
+    """
+    missing = {t.name: t for t in trainings if not t.weights(runs).is_file()}
+    waiting, failed = list(missing.values()), {}
+    running: dict[str, tuple[Training, subprocess.Popen[bytes]]] = {}
+    try:
+        with progress("training", len(waiting)) as advance:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    training = waiting.pop(0)
+                    running[training.name] = training, _start(training, runs, jobs, device)
+                time.sleep(_POLL_SECONDS)
+                for name, (training, process) in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        advance(1)
+                        if not training.weights(runs).is_file():
+                            failed[name] = _reason(training.log(runs), process.poll())
+    finally:
+        for _, process in running.values():  # we are being stopped: let them save a checkpoint
+            process.terminate()
+        for _, process in running.values():
+            process.wait()
+    return failed
+
+
+def _start(training: Training, runs: Path, jobs: int, device: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "latentlab", "train", "mind", "--config", training.base]
+    for override in training.overrides:
+        command += ["--set", override]
+    command += ["--out", str(runs / training.name), "--device", device]
+    threads = str(max(1, usable_cpus() // jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    runs.mkdir(parents=True, exist_ok=True)
+    with open(training.log(runs), "ab") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def _reason(log: Path, code: int | None) -> str:
+    """Return the last error in a log, or its last line; and the signal that ended the process."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if code is not None and code < 0:
+        return f"ended by signal {-code} after: {lines[-1].strip() if lines else 'nothing'}"
+    errors = [line for line in lines if line.startswith(("error:", "internal error:"))]
+    return (errors or lines or ["it stopped without a word"])[-1].strip().removeprefix("error: ")
+
+
+def final_losses(run: Path) -> dict[str, float]:
+    """Return the means of ``loss``, ``ce`` and ``mse`` over the last tenth of the steps of a run that are in its metrics."""
+    lines = [line for line in RunFolder(run).metrics() if "loss" in line]
+    if not lines:
+        return {}
+    first = lines[-1]["step"] * (1 - _LAST_SHARE)
+    last = [line for line in lines if line["step"] > first]
+    return {name: sum(line[name] for line in last) / len(last) for name in ("loss", "ce", "mse") if name in lines[-1]}
+
+
+def norm_history(run: Path) -> Mapping[str, list[float]]:
+    """Return the columns ``step``, ``latent_norm``, ``raw_norm`` and ``nearest_angle`` of a run's metrics; may be empty."""
+    names = ("step", "latent_norm", "raw_norm", "nearest_angle")
+    lines = [line for line in RunFolder(run).metrics() if all(name in line for name in names)]
+    return {name: [line[name] for line in lines] for name in names}

@@ -1,0 +1,87 @@
+"""Configuration files: YAML, checked against a pydantic model, with ``--set a.b=value`` from the command line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from latentlab.errors import UserError, unknown_name
+from latentlab.files import first_problem
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Settings that refuse unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_config(
+    model: type[M], path: str | Path, overrides: Sequence[str], shipped: Mapping[str, Path], kind: str
+) -> M:
+    """Read settings from a YAML file.
+
+    Args:
+        model: what the file must hold.
+        path: a YAML file, or a name in ``shipped``.
+        overrides: ``a.b=value`` with the value in YAML; applied in order.
+        shipped: name -> file of the configurations that come with the package.
+        kind: what is configured, for messages (``tokenizer configuration``).
+
+    Raises:
+        UserError: no such file, not YAML, an unknown or missing key, a value out of range.
+    """
+    file = _find(path, shipped, kind)
+    content = _read_table(file)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{file}: {first_problem(error)}") from error
+
+
+def shipped_configs(folder: Path) -> dict[str, Path]:
+    """Return the YAML files of ``folder`` by name, the part before the first underscore: ``ibq_fashion32.yaml`` is ``ibq``."""
+    return {file.stem.partition("_")[0]: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _find(path: str | Path, shipped: Mapping[str, Path], kind: str) -> Path:
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.suffix or len(file.parts) > 1:
+        raise UserError(f"there is no configuration file {file}; shipped ones: {', '.join(shipped)}")
+    if str(path) not in shipped:
+        raise unknown_name(kind, str(path), shipped)
+    return shipped[str(path)]
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold a table of settings, got {type(content).__name__}")
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=value`` in the nested tables of ``content``."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set expects KEY=VALUE (for example optimiser.steps=100), got '{override}'")
+    *parents, last = key.split(".")
+    table: Any = content
+    for parent in parents:
+        table = table.setdefault(parent, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise UserError(f"--set {key}: '{'.'.join(parents)}' is not a table of settings")
+    try:
+        table[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: '{text}' is not a YAML value") from error

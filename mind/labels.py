@@ -1,0 +1,59 @@
+"""Which class each sample is of: the class-balanced list of the released evaluation code, and its parts for several ranks."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from latentlab.errors import UserError, unknown_name
+
+LabelSampling = Literal["equal", "random"]
+
+
+def class_labels(count: int, classes: int, sampling: LabelSampling = "equal", seed: int = 0) -> Tensor:
+    """Return the classes of samples 0 .. count-1, int64 [count].
+
+    Args:
+        count: number of samples.
+        classes: number of classes.
+        sampling: ``equal`` gives each class count//classes samples in random order and draws the rest at random (50,000 images of
+            1,000 classes: 50 each); ``random`` draws all independently.
+        seed: of a generator on the CPU; 0 in the released code.
+
+    Raises:
+        UserError: unknown sampling, a negative count, or no class.
+    """
+    if sampling not in get_args(LabelSampling):
+        raise unknown_name("label sampling", sampling, get_args(LabelSampling))
+    if count < 0 or classes < 1:
+        raise UserError(f"labels need a count of at least 0 and at least 1 class, got {count} and {classes}")
+    generator = torch.Generator().manual_seed(seed)
+    if sampling == "random":
+        return torch.randint(classes, (count,), generator=generator)
+    balanced = torch.arange(classes).repeat(count // classes)
+    balanced = balanced[torch.randperm(len(balanced), generator=generator)]
+    return torch.cat([balanced, torch.randint(classes, (count % classes,), generator=generator)])
+
+
+def rank_slice(count: int, rank: int, ranks: int, strict_released_bugs: bool = False) -> slice:
+    """Return the part of 0 .. count-1 that belongs to a rank: contiguous, and over all ranks every entry once.
+
+    The last count % ranks ranks have one entry more than the others.
+
+    Args:
+        count: number of samples of all ranks.
+        rank: 0 .. ranks-1.
+        ranks: number of processes.
+        strict_released_bugs: start at rank times this rank's own number of entries, as the released code does: uneven parts then
+            leave gaps, and the last one ends too early.
+
+    Raises:
+        UserError: no such rank.
+    """
+    if not 0 <= rank < ranks:
+        raise UserError(f"rank must be in 0 .. {ranks - 1}, got {rank}")
+    share, rest = divmod(count, ranks)
+    longer = max(0, rank - (ranks - rest))  # ranks below this one that have one entry more
+    own = share + (rank >= ranks - rest)
+    start = rank * own if strict_released_bugs else rank * share + longer
+    return slice(min(start, count), min(start + own, count))

@@ -1,0 +1,66 @@
+"""The state of a training run as plain whole tensors, whether ranks hold copies of the model or shards of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mind.geometry import TokenTable
+from mind.network import Mind
+from mind.parallel import sharded_as, whole
+
+Weights = dict[str, Tensor]
+
+
+def copied_weights(model: Mind) -> Weights:
+    """Return a copy of every parameter by name, in shards where the model is."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def whole_model(model: Mind, weights: Mapping[str, Tensor]) -> Mind:
+    """Return a model of its own with ``weights``, whole on this rank, in evaluation mode; every rank must call it."""
+    copy = Mind(model.config).to(next(model.parameters()).device).set_precision(model.precision)
+    copy.load_state_dict({**copy.state_dict(), **{name: whole(tensor) for name, tensor in weights.items()}})
+    return copy.eval().requires_grad_(False)
+
+
+def snapshot(model: Mind, average: Weights, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return all that training continues from, whole tensors; every rank must call it."""
+    state = optimiser.state_dict()
+    return {
+        "model": {name: whole(tensor.detach()) for name, tensor in model.named_parameters()},
+        "average": {name: whole(tensor) for name, tensor in average.items()},
+        "optimiser": {
+            "state": {
+                number: {key: whole(value) for key, value in entries.items()}
+                for number, entries in state["state"].items()
+            },
+            "param_groups": state["param_groups"],
+        },
+    }
+
+
+@torch.no_grad()
+def restore(state: Mapping[str, Any], model: Mind, average: Weights, optimiser: torch.optim.Optimizer) -> None:
+    """Put back what `snapshot` returned, into shards where the model has them."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(sharded_as(state["model"][name], parameter))
+        average[name].copy_(sharded_as(state["average"][name], parameter))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    entries = {
+        number: {
+            key: sharded_as(value, trained[number]) if value.ndim else value.to(trained[number].device)
+            for key, value in moments.items()
+        }
+        for number, moments in state["optimiser"]["state"].items()
+    }
+    optimiser.load_state_dict({"state": entries, "param_groups": state["optimiser"]["param_groups"]})
+
+
+def whole_table(model: Mind) -> TokenTable:
+    """Return a copy of the token table, whole on this rank; every rank must call it."""
+    config = model.config
+    copy = TokenTable(config.vocab_size, config.embed_dim, config.subvector_size, config.normalise)
+    copy.embedding = torch.nn.Parameter(whole(model.table.embedding.detach()))
+    return copy

@@ -1,0 +1,333 @@
+"""Train MIND: one loop over cached tokens, exact resume after a kill, the same numbers for any number of ranks.
+
+A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/`` and, when finished,
+``mind.safetensors`` (raw weights, which the paper evaluates) and ``mind_ema.safetensors`` (averaged ones).
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from latentlab.checkpoints import load_checkpoint, save_checkpoint
+from latentlab.encoding import weights_digest
+from latentlab.errors import UserError
+from latentlab.optimisation import learning_rate, update_average
+from latentlab.randomness import batch_indices
+from latentlab.ranks import Ranks, joined_ranks
+from latentlab.run_folder import Interrupted, RunFolder, stop_signal
+from latentlab.runtime import choose_device, peak_memory, progress, say
+from mind import noise
+from mind.learned_geometry import table_statistics
+from mind.network import Mind
+from mind.objective import MindObjective, SoftTopK
+from mind.parallel import Workers
+from mind.preview import Preview
+from mind.released import save_mind
+from mind.state import copied_weights, restore, snapshot, whole_model, whole_table
+from mind.tokens import TokenSet, TokenSource, open_tokens
+from mind.tracking import Trackers
+from mind.train_config import TrainConfig
+
+_VALIDATION_BATCH = 128
+
+
+@dataclass
+class Trainer:
+    """One run on one rank: the model, the tokens and where things are written."""
+
+    config: TrainConfig
+    out: Path
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        """Build everything and load the newest checkpoint.
+
+        Raises:
+            UserError: tokens, folder or batch size that do not fit.
+        """
+        config = self.config
+        self._check_batch()
+        torch.set_flush_denormal(True)
+        self.folder = RunFolder(self.out)
+        if self.ranks.first:
+            self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        self.source = self._open_tokens()
+        self.model = self._new_model()
+        self.workers = Workers(self._objective(), list(self.model.blocks), config.parallel, self.ranks, self.device)
+        self.average = copied_weights(self.model)
+        optim = config.optimiser
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            trained, lr=optim.peak, betas=optim.betas, eps=optim.epsilon, weight_decay=optim.weight_decay,
+            fused=None if config.parallel == "fsdp" else self.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
+        self._resume()
+
+    def run(self) -> Path:
+        """Train to the last step; return the path of the exported raw weights.
+
+        Raises:
+            UserError: the loss is not finite.
+            Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
+        """
+        config, total = self.config, self.config.optimiser.steps
+        names = config.track if self.ranks.first else []
+        tracked = closing(Trackers(names, self.out, config.model_dump(mode="json"), self.step))
+        shown = progress(f"training {config.name}", total, self.step)
+        with tracked as trackers, stop_signal() as stop, shown as advance:
+            log = _Log(self, trackers)
+            preview = Preview(config.preview, self.source, self.out, self.ranks, trackers, config.seed)
+            while self.step < total:
+                terms, stopping = self.train_step(bool(stop))
+                advance(1)
+                log.note(terms)
+                last = self.step == total
+                if self.step % config.log_every == 0 or last:
+                    log.write()
+                if self.step % config.checkpoint_every == 0 or last or stopping:
+                    self.save()
+                if config.validate_every and (self.step % config.validate_every == 0 or last):
+                    log.values(self.validate())
+                log.values(preview.take(self.step, last, self.weights))
+                if stopping and not last:
+                    raise Interrupted(f"stopped at step {self.step} of {total}; the same command continues from there")
+        return self.export()
+
+    def train_step(self, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """Take one optimiser step; return the loss terms, means over all ranks, and whether a rank was asked to stop.
+
+        Raises:
+            UserError: loss or gradient is not finite. The parameters are those before the step.
+        """
+        optim = self.config.optimiser
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for i, part in enumerate(self.batch(self.step)):
+            with self.workers.accumulating(i + 1 < optim.accumulate):
+                terms = self.workers.objective(*part)
+                (terms["loss"] / optim.accumulate).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value.detach() / optim.accumulate
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
+        *means, stopping = self.workers.mean(
+            torch.stack([*sums.values(), sums["loss"].new_tensor(float(stop))])
+        ).tolist()
+        terms_now = dict(zip(sums, means, strict=True))
+        if not all(map(_finite, means)) or not torch.isfinite(norm):
+            self._refuse(terms_now)
+        self.optimiser.param_groups[0]["lr"] = self.rate(self.step)
+        self.optimiser.step()
+        self.step += 1
+        update_average(self.average.values(), self.model.parameters(), optim.ema_decay, self.step)
+        return terms_now, stopping > 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of optimiser step ``step`` (from 0)."""
+        optim = self.config.optimiser
+        final = optim.peak if optim.final_learning_rate is None else optim.final_learning_rate
+        return learning_rate(step, steps=optim.steps, peak=optim.peak, final=final, warmup=optim.warmup_steps)
+
+    def batch(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield this rank's parts of a step: ids [b,l], labels [b], times [b] and noise [b,l,d].
+
+        Everything random depends on (seed, step, place in the whole batch), so that ranks and parts do not change it.
+        """
+        optim, seed = self.config.optimiser, self.config.seed
+        share = optim.batch_size // self.ranks.size
+        places = torch.arange(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        images = batch_indices(self.source.train.n, optim.batch_size, step, seed)
+        for part in places.chunk(optim.accumulate):
+            mirrored = noise.uniform(seed, "mirror", part, step, ()) < 0.5
+            indices, labels = self.source.train.take(images[part], mirrored)
+            dropped = noise.uniform(seed, "label", part, step, ()) < self.config.label_dropout
+            labels = torch.where(dropped, self.model.config.null_class, labels)
+            yield self._noised(indices, labels, "train", part, step)
+
+    def _noised(
+        self, indices: Tensor, labels: Tensor, stream: str, part: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the objective takes, on the device, with fresh times and noise."""
+        times, part = self.config.times, part.to(self.device)
+        t = times.low + (times.high - times.low) * noise.uniform(self.config.seed, f"{stream}/time", part, step, ())
+        shape = (indices.shape[1], self.model.config.embed_dim)
+        eps = noise.normal(self.config.seed, f"{stream}/noise", part, step, shape)
+        return indices.to(self.device), labels.to(self.device), t, eps
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the loss terms on held-out tokens, of raw and averaged weights, with the same times and noise every time."""
+        tokens = self.source.validation
+        assert tokens is not None
+        values: dict[str, float] = {}
+        for prefix, averaged in (("validation", False), ("validation_ema", True)):
+            model = self.weights(averaged)  # every rank: weights may lie in shards
+            if self.ranks.first:
+                values |= {f"{prefix}_{name}": value for name, value in self._held_out_loss(model, tokens).items()}
+        self.workers.wait()
+        return values
+
+    def _held_out_loss(self, model: Mind, tokens: TokenSet) -> dict[str, float]:
+        objective = MindObjective(model, self._soft(), self.config.loss.chunk)
+        n = min(tokens.n, self.config.validation_images)
+        chosen = torch.randperm(tokens.n, generator=torch.Generator().manual_seed(self.config.seed))[:n]
+        sums: dict[str, float] = {}
+        for part in torch.arange(n).split(_VALIDATION_BATCH):
+            indices, labels = tokens.take(chosen[part], torch.zeros(len(part), dtype=torch.bool))
+            terms = objective(*self._noised(indices, labels, "validation", part, 0))
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(part) / n
+        return sums
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def _check_batch(self) -> None:
+        optim = self.config.optimiser
+        if optim.batch_size % (self.ranks.size * optim.accumulate):
+            raise UserError(
+                f"optimiser.batch_size {optim.batch_size} cannot be shared by {self.ranks.size} ranks in {optim.accumulate} "
+                "parts: choose a multiple of their product"
+            )
+
+    def _open_tokens(self) -> TokenSource:
+        """Open the tokens; the first rank encodes what is missing, the others find it done."""
+        if self.ranks.first:
+            source = open_tokens(self.config.data, self.config.mind, self.device)
+        if self.ranks.size > 1:
+            torch.distributed.barrier()
+        return source if self.ranks.first else open_tokens(self.config.data, self.config.mind, self.device)
+
+    def _new_model(self) -> Mind:
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = Mind(config.mind).to(self.device).train().set_precision(config.precision)
+        model.checkpoint_blocks = config.checkpoint_blocks
+        if config.compile or (config.compile is None and self.device.type == "cuda"):
+            for block in model.blocks:
+                block.compile()
+        return model
+
+    def _objective(self) -> MindObjective:
+        return MindObjective(self.model, self._soft(), self.config.loss.chunk)
+
+    def _soft(self) -> SoftTopK:
+        loss, model = self.config.loss, self.config.mind
+        norm = loss.soft_topk_norm if model.normalise else "none"  # without spheres there is nothing to project onto
+        return SoftTopK(loss.mse_weight, loss.soft_top_k, norm, model.subvector_size, loss.stop_gradient)
+
+    def weights(self, averaged: bool) -> Mind:
+        """Return a whole copy of the model with raw or averaged weights; every rank must call it."""
+        return whole_model(self.model, self.average if averaged else copied_weights(self.model))
+
+    # --- the run folder -----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint from which training continues bit by bit."""
+        state = snapshot(self.model, self.average, self.optimiser)
+        if self.ranks.first:
+            save_checkpoint(self.folder.checkpoints, self.step, state)
+        self.workers.wait()
+
+    def _resume(self) -> None:
+        if newest := self.folder.newest():
+            self.step, state = load_checkpoint(newest)
+            restore(state, self.model, self.average, self.optimiser)
+        if self.ranks.first:
+            self.folder.forget_after(self.step)
+            if newest:
+                say(f"continuing {self.out} at step {self.step}")
+
+    def _refuse(self, terms: Mapping[str, float]) -> None:
+        bad = [name for name, value in terms.items() if not _finite(value)] or ["the gradient"]
+        raise UserError(
+            f"not finite at step {self.step}: {', '.join(bad)}; {self.folder.last_good()}; lower optimiser.learning_rate or "
+            "use precision float32"
+        )
+
+    def export(self) -> Path:
+        """Write raw and averaged weights with everything that sampling needs; return the path of the raw ones."""
+        dtype = getattr(torch, self.config.export_dtype)
+        for name, averaged in (("mind", False), ("mind_ema", True)):
+            model = self.weights(averaged)
+            if self.ranks.first:
+                state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+                save_mind(self.out / f"{name}.safetensors", state, model.config, self._header(averaged))
+        return self.out / "mind.safetensors"
+
+    def _header(self, averaged: bool) -> dict[str, str]:
+        spec = self.source.tokenizer.spec
+        tokenizer = {
+            "name": spec.name,
+            "release": spec.release,
+            "weights_sha256": weights_digest(self.source.tokenizer),
+        }
+        return {
+            "tokenizer": json.dumps(tokenizer),
+            "sampler": json.dumps(self.config.preview.sampler),
+            "training": self.config.model_dump_json(),
+            "weights": "averaged" if averaged else "raw",
+            "steps": str(self.step),
+        }
+
+
+class _Log:
+    """What is said and kept about the steps since the last line."""
+
+    def __init__(self, trainer: Trainer, trackers: Trackers) -> None:
+        self._trainer, self._trackers = trainer, trackers
+        self._sums: dict[str, float] = {}
+        self._steps, self._since = 0, time.monotonic()
+
+    def note(self, terms: Mapping[str, float]) -> None:
+        """Count the loss terms of one step."""
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def write(self) -> None:
+        """Write the means since the last line, with pace, memory and the geometry of the token table."""
+        trainer = self._trainer
+        pace = (time.monotonic() - self._since) / self._steps
+        means = {name: value / self._steps for name, value in self._sums.items()}
+        geometry = table_statistics(whole_table(trainer.model))
+        left = (trainer.config.optimiser.steps - trainer.step) * pace / 60
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        extra = {"learning_rate": trainer.rate(trainer.step - 1), "seconds_per_step": round(pace, 4)}
+        self.values({**means, **geometry, **extra, "peak_memory_gib": round(peak_memory(trainer.device) / 2**30, 3)})
+        if trainer.ranks.first:
+            say(
+                f"step {trainer.step}/{trainer.config.optimiser.steps}  {shown}  {pace:.3f} s/step  {left:.1f} min left"
+            )
+        self._sums, self._steps, self._since = {}, 0, time.monotonic()
+
+    def values(self, values: Mapping[str, float]) -> None:
+        """Write ``values`` as they are."""
+        if values and self._trainer.ranks.first:
+            self._trainer.folder.append(self._trainer.step, values)
+            self._trackers.log(self._trainer.step, dict(values))
+
+
+def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
+    """Train MIND, or continue the run in ``out``; return the path of its raw weights.
+
+    Raises:
+        UserError: bad configuration, data or folder, or a loss that is not finite.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
+    """
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    with joined_ranks(chosen.type) as ranks:
+        return Trainer(config, out, chosen, ranks).run()
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0

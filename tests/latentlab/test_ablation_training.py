@@ -1,0 +1,129 @@
+"""Trained runs of a grid: which rows share one, how processes are started side by side, and what a failed one says."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentlab import ablation_training
+from latentlab.ablation_training import WEIGHTS, Training, final_losses, norm_history, plan_training, train_all
+from latentlab.errors import UserError
+from mind.ablation import Grid, Row
+
+GRID = Grid(title="T", base="mind-fashion", samples=1, rows=(Row(label="a"),), train={"optimiser.steps": 10})
+
+
+def planned(label: str, **row: Any) -> Training:
+    return plan_training(GRID, Row(label=label, **row), row.pop("seed", 0))
+
+
+def test_equal_training_has_one_name() -> None:
+    a, same, other = (planned("a"), planned("b", sample={"eta": 0.5}), planned("c", train={"model.noise_factor": 1.0}))
+    assert a.name == same.name != other.name
+    assert plan_training(GRID, Row(label="a"), 1).name != a.name
+    assert "optimiser.steps=10" in a.overrides and a.config.optimiser.steps == 10
+
+
+def test_longer_training_is_a_multiple_of_what_the_grid_says() -> None:
+    longer = planned("a", times_steps=2.5)
+    assert longer.config.optimiser.steps == 25 and longer.overrides[-1] == "optimiser.steps=25"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"train": {"model.embed_dim": 24}}, "embed_dim must divide 1024"),
+        ({"train": {"model.normalize": True}}, "normalize"),
+        ({"train": {"optimizer.steps": 1}}, "optimizer"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_is_found_at_once(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned("a", **row)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for runs, where `shell` instead of a training is started."""
+    monkeypatch.setattr(ablation_training, "_POLL_SECONDS", 0.01)
+    return tmp_path / "runs"
+
+
+def shell(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> list[tuple[str, float, int]]:
+    """Start ``scripts[seed of the run]`` in its place; returns the list of starts: seed, time, number running."""
+    started: list[tuple[str, float, int]] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(training: Training, runs: Path, jobs: int, device: str) -> "subprocess.Popen[bytes]":
+        seed = str(training.config.seed)
+        folder = runs / training.name
+        folder.mkdir(parents=True, exist_ok=True)
+        alive = sum(process.poll() is None for process in processes)
+        started.append((seed, time.monotonic(), alive))
+        with open(training.log(runs), "ab") as log:
+            process = subprocess.Popen(["sh", "-c", scripts[seed]], cwd=folder, stdout=log, stderr=log)
+        processes.append(process)
+        return process
+
+    monkeypatch.setattr(ablation_training, "_start", start)
+    return started
+
+
+def seeded(n: int) -> list[Training]:
+    return [plan_training(GRID, Row(label="a"), seed) for seed in range(n)]
+
+
+def test_side_by_side_but_never_more_than_asked(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = shell(monkeypatch, {str(i): f"sleep 0.5; : > {WEIGHTS}" for i in range(4)})
+    trainings = seeded(4)
+    assert train_all([*trainings, trainings[0]], runs, jobs=2) == {}
+    assert [seed for seed, _, _ in started] == ["0", "1", "2", "3"]
+    assert [alive for _, _, alive in started[:2]] == [0, 1]  # the second beside the first
+    assert max(alive for _, _, alive in started) == 1 and started[2][1] - started[0][1] >= 0.4
+
+
+def test_finished_runs_are_not_started_and_failures_cost_no_other(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings = seeded(3)
+    trainings[0].weights(runs).parent.mkdir(parents=True)
+    trainings[0].weights(runs).touch()
+    failing = "echo step 1; echo 'error: the loss is not finite' >&2; echo goodbye; exit 2"
+    started = shell(monkeypatch, {"1": failing, "2": f": > {WEIGHTS}"})
+    assert train_all(trainings, runs, jobs=1) == {trainings[1].name: "the loss is not finite"}
+    assert [seed for seed, _, _ in started] == ["1", "2"]
+    shell(monkeypatch, {"1": "echo step 2; kill -9 $$"})
+    assert train_all(trainings, runs) == {trainings[1].name: "ended by signal 9 after: step 2"}
+
+
+def test_an_interruption_reaches_the_trainings(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is asked to stop and waited for, so that it can write a checkpoint."""
+    started = shell(monkeypatch, {"0": "trap 'echo saved > checkpoint; exit 130' TERM; sleep 30 & wait"})
+
+    def interrupt(seconds: float) -> None:
+        if started and time.monotonic() - started[0][1] > 0.3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation_training.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(seeded(1), runs)
+    assert (runs / seeded(1)[0].name / "checkpoint").read_text() == "saved\n"
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_final_loss_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
+    """Of 100 steps, logged every 5: those of steps 95 and 100; validation lines have no loss."""
+    lines = [{"step": step, "loss": float(step), "ce": 1.0, "mse": 0.5, "latent_norm": 2.0, "raw_norm": 0.1,
+              "nearest_angle": 45.0} for step in range(5, 101, 5)]  # fmt: skip
+    lines.append({"step": 100, "validation_loss": 9.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 105, "lo')
+    assert final_losses(tmp_path) == {"loss": 97.5, "ce": 1.0, "mse": 0.5}
+    history = norm_history(tmp_path)
+    assert history["step"] == list(range(5, 101, 5)) and history["nearest_angle"] == [45.0] * 20
+    assert final_losses(tmp_path / "absent") == {} and norm_history(tmp_path / "absent")["step"] == []
