@@ -10,7 +10,7 @@ from pathlib import Path
 
 from latentlab import __version__
 from latentlab.files import digest
-from latentlab.run_folder import RunFolder
+from latentlab.run_folder import RunFolder, stop_signal
 from latentlab.runtime import progress, usable_cpus
 from mind.ablation import Grid, Row, as_overrides
 from mind.train_config import TrainConfig, load_config
@@ -70,7 +70,9 @@ def plan_training(grid: Grid, row: Row, seed: int) -> Training:
 
 
 def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: str = "auto") -> dict[str, str]:
-    """Train what is not finished in ``runs``, ``jobs`` at a time; interrupted runs continue.
+    """Train what is not finished in ``runs``, ``jobs`` at a time; interrupted runs continue. Main thread only.
+
+    SIGTERM and Ctrl-C let every run save a checkpoint, then raise KeyboardInterrupt.
 
     Returns:
         Name of each run that failed -> its last words.
@@ -79,12 +81,14 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
     waiting, failed = list(missing.values()), {}
     running: dict[str, tuple[Training, subprocess.Popen[bytes]]] = {}
     try:
-        with progress("training", len(waiting)) as advance:
+        with stop_signal() as stop, progress("training", len(waiting)) as advance:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     training = waiting.pop(0)
                     running[training.name] = training, _start(training, runs, jobs, device)
                 time.sleep(_POLL_SECONDS)
+                if stop:
+                    raise KeyboardInterrupt
                 for name, (training, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[name]

@@ -15,6 +15,7 @@ from torch import Tensor
 from latentlab import __version__
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import atomic_path
+from latentlab.weight_fit import check_fits
 from latentlab.weights import read_metadata, read_state_dict
 from mind.config import SIZES, MindConfig, read_config_fields, sized
 from mind.layers import RotaryPositions
@@ -25,7 +26,6 @@ from mind.weight_files import find_weights, read_header
 EMA_ENTRIES = ("ema", "model_ema", "ema_state_dict", "ema_state")
 """Entries under which averaged weights are looked for; the published numbers use ``module``."""
 
-_SHOWN = 12
 _USUAL_HEAD = 64
 
 
@@ -52,7 +52,7 @@ def load_released(path: str | Path, *, ema: bool = False, precision: Precision =
     state = {INV_FREQ: RotaryPositions(config).inv_freq, SCALAR: torch.ones(1, 1), **state}
     model = _hollow(config)
     names = own_names(model.state_dict())
-    check_fits(state, {name: model.state_dict()[own] for name, own in names.items()}, str(path))
+    check_fits(state, {name: model.state_dict()[own] for name, own in names.items()}, _fits(path))
     return _filled(model, {names[name]: tensor for name, tensor in state.items()}).set_precision(precision)
 
 
@@ -87,7 +87,7 @@ def save_mind(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
-    check_fits(model_state, _hollow(config).state_dict(), f"what is to be saved as {path}")
+    check_fits(model_state, _hollow(config).state_dict(), _fits(f"what is to be saved as {path}"))
     header = {**metadata, "mind_config": config.model_dump_json(), "latentlab_version": __version__}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model_state.items()}
     with atomic_path(path) as temporary:
@@ -105,29 +105,13 @@ def load_mind(name_or_path: str | Path) -> Mind:
     path = find_weights(name_or_path)
     header, state = read_header(path), read_state_dict(path)
     model = _hollow(header.config)
-    check_fits(state, model.state_dict(), str(path))
+    check_fits(state, model.state_dict(), _fits(path))
     model.metadata = header.metadata
     return _filled(model, state)
 
 
-def check_fits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Raise `UserError` unless ``state`` has the names and shapes of ``expected``; lists what is missing, left over, reshaped."""
-    problems = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in state and state[name].shape != tensor.shape
-        ],
-    }
-    found = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in problems.items() if names]
-    if found:
-        raise UserError(f"{source} does not fit this MIND model: {'; '.join(found)}")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def _fits(source: str | Path) -> str:
+    return f"{source} does not fit this MIND model"
 
 
 def _published_state(path: Path, ema: bool) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from latentlab.errors import UserError
 from latentlab.tokenizers.diffusers_layout import as_convolutions, diffusers_names, is_diffusers
+from latentlab.weight_fit import check_fits
 
 UNUSED = ("loss.", "model_ema.loss", "foundation_model.", "linear_proj.")
 """Key prefixes of what only training needs: perceptual network, discriminator, aligned foundation model."""
@@ -13,8 +13,6 @@ UNUSED = ("loss.", "model_ema.loss", "foundation_model.", "linear_proj.")
 EMA = "model_ema."
 _BOOKKEEPING = {EMA + name for name in ("decay", "num_updates")}
 """Left behind in files whose averaged weights were made the only ones, as in those of Stable Diffusion's autoencoder."""
-
-_SHOWN = 3
 
 
 def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str) -> None:
@@ -38,12 +36,8 @@ def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool,
     names = diffusers_names(own, chosen) if is_diffusers(chosen) else {name: name for name in own}
     expected = {names[name]: tensor for name, tensor in own.items()}
     chosen = as_convolutions(chosen, expected)
-    problems = misfits(chosen, expected)
-    if problems:
-        raise UserError(
-            f"{source} does not fit the architecture: {'; '.join(problems)}. "
-            "Give the file that belongs to this tokenizer, or the fields of architecture that differ"
-        )
+    remedy = ". Give the file that belongs to this tokenizer, or the fields of architecture that differ"
+    check_fits(chosen, expected, f"{source} does not fit the architecture", remedy)
     module.load_state_dict({name: chosen[names[name]] for name in own})
 
 
@@ -60,22 +54,3 @@ def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
             raise RuntimeError(f"'{name}' and '{squashed[key]}' have the same name in the EMA weights")
         squashed[key] = name
     return {squashed.get(key, key): tensor for key, tensor in averaged.items()}
-
-
-def misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Describe what ``state`` lacks, has too much, or has in another shape; one entry per kind, empty when it fits."""
-    reshaped = [
-        f"{key} is {list(state[key].shape)} instead of {list(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    found = {
-        "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
-        "of another shape": reshaped,
-    }
-    return [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in found.items() if keys]
-
-
-def _first(items: list[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")

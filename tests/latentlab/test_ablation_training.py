@@ -1,6 +1,8 @@
 """Trained runs of a grid: which rows share one, how processes are started side by side, and what a failed one says."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -104,11 +106,11 @@ def test_an_interruption_reaches_the_trainings(runs: Path, monkeypatch: pytest.M
     """The process is asked to stop and waited for, so that it can write a checkpoint."""
     started = shell(monkeypatch, {"0": "trap 'echo saved > checkpoint; exit 130' TERM; sleep 30 & wait"})
 
-    def interrupt(seconds: float) -> None:
+    def stop_us(seconds: float) -> None:
         if started and time.monotonic() - started[0][1] > 0.3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ablation_training.time, "sleep", interrupt)
+    monkeypatch.setattr(ablation_training.time, "sleep", stop_us)
     with pytest.raises(KeyboardInterrupt):
         train_all(seeded(1), runs)
     assert (runs / seeded(1)[0].name / "checkpoint").read_text() == "saved\n"

@@ -280,7 +280,7 @@ def test_missing_unexpected_and_reshaped_weights_in_one_line(tmp_path: Path, rel
     said = str(caught.value)
     assert "2 missing (sigma_map.mlp.0.weight, blocks.1.mlp.0.bias)" in said
     assert "1 unexpected (blocks.0.attn_qkv.bias)" in said
-    assert "1 of another shape (blocks.2.norm1.weight [31] instead of [32])" in said
+    assert "1 of another shape (blocks.2.norm1.weight is [31] instead of [32])" in said
     assert "\n" not in said and "model_states.pt" in said
 
 

@@ -71,6 +71,6 @@ def test_another_width_is_one_error_with_all_misfits() -> None:
     with pytest.raises(UserError, match=r"16384.ckpt for 'ibq' does not fit.* 1 of another shape \(quantize") as caught:
         load_tokenizer("ibq", weights=FILE, architecture={"ch": 32})
     assert "[1024, 256] instead of [16384, 256]" in str(caught.value)
-    with pytest.raises(UserError, match=r"\d\d\d of another shape \(.*, \.\.\.\)") as caught:
+    with pytest.raises(UserError, match=r"\d\d\d of another shape \(.* and \d\d\d more\)") as caught:
         load_tokenizer("ibq", weights=FILE, architecture={"ch": 64, "n_embed": 1024})
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
