@@ -29,6 +29,13 @@ class Ranks:
         """Return this rank's part of ``items``: every ``size``-th one."""
         return list(items[self.rank :: self.size])
 
+    def wait(self) -> None:
+        """Let all ranks arrive here before any goes on."""
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks in order on rank 0, an empty list on the others; every rank must call it."""
         if self.size == 1:

@@ -139,14 +139,14 @@ def generate(
     make_writable(out)
     with _alone(out, ranks):
         _claim(out, request, ranks)
-        _wait(ranks)
+        ranks.wait()
         whole = _whole(out, n)
-        _wait(ranks)  # every rank has looked before the first one tidies up
+        ranks.wait()  # every rank has looked before the first one tidies up
         if whole is None:
             _make_all(generator, SampleParts(out / PARTS), chosen, size, seed, ranks)
         if ranks.first:
             _finish(out, request, npz, png)
-        _wait(ranks)
+        ranks.wait()
     images = _all_of(out, n)
     file = out / _file_name(images)
     return Generated(out, images, out / GRID, file if file.exists() else None, read_json(out / SETTINGS)["record"])
@@ -215,16 +215,8 @@ def _request(
 def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
     """Keep other runs out of the folder as long as the block lasts: a second one waits, and finds the work done."""
     with WeakFileLock(out / ".lock") if ranks.first else nullcontext():
-        _wait(ranks)
+        ranks.wait()
         yield
-
-
-def _wait(ranks: Ranks) -> None:
-    """Wait until every rank is here."""
-    if ranks.size > 1:
-        import torch.distributed
-
-        torch.distributed.barrier()
 
 
 def _claim(out: Path, request: dict[str, Any], ranks: Ranks) -> None:

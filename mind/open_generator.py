@@ -65,7 +65,7 @@ def open_generator(
     else:
         model, record, recommended = load_released(path), None, {}
     chosen = sampler_settings({**recommended, **(settings or {})})
-    decoder = _tokenizer(tokenizer, record, path)
+    decoder = chosen_tokenizer(tokenizer, record, path)
     return MindGenerator(
         model.to(device),
         decoder,
@@ -124,8 +124,12 @@ def _usual_precision(model: Mind, path: Path) -> Precision:
     return "released_bf16" if model.config.rope_dtype == "bfloat16" and not _is_ours(path) else "float32"
 
 
-def _tokenizer(choice: TokenizerChoice, record: TokenizerRecord | None, path: Path) -> Tokenizer:
-    """Return what a user chose, or what made the tokens the weights were trained on."""
+def chosen_tokenizer(choice: TokenizerChoice, record: TokenizerRecord | None, path: Path) -> Tokenizer:
+    """Return what a user chose, or what made the latents the weights were trained on.
+
+    Raises:
+        UserError: neither says, it is missing, or its weights are not those that the weight file records.
+    """
     name = choice.name or (record.name if record else None)
     if name is None:
         raise UserError(

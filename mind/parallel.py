@@ -75,11 +75,6 @@ class Workers:
             return value
         return bool(self.mean(torch.tensor(float(value), device=self._device)) > 0)
 
-    def wait(self) -> None:
-        """Let all ranks arrive here before any goes on."""
-        if self.ranks.size > 1:
-            torch.distributed.barrier()
-
 
 def whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor of which ranks may hold shards; every rank must call it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mind.geometry import TokenTable
 from mind.network import Mind
@@ -13,19 +13,17 @@ from mind.parallel import sharded_as, whole
 Weights = dict[str, Tensor]
 
 
-def copied_weights(model: Mind) -> Weights:
+def copied_weights(model: nn.Module) -> Weights:
     """Return a copy of every parameter by name, in shards where the model is."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def whole_model(model: Mind, weights: Mapping[str, Tensor]) -> Mind:
-    """Return a model of its own with ``weights``, whole on this rank, in evaluation mode; every rank must call it."""
-    copy = Mind(model.config).to(next(model.parameters()).device).set_precision(model.precision)
-    copy.load_state_dict({**copy.state_dict(), **{name: whole(tensor) for name, tensor in weights.items()}})
-    return copy.eval().requires_grad_(False)
+def whole_weights(weights: Mapping[str, Tensor]) -> Weights:
+    """Return ``weights`` whole on this rank; every rank must call it."""
+    return {name: whole(tensor) for name, tensor in weights.items()}
 
 
-def snapshot(model: Mind, average: Weights, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def snapshot(model: nn.Module, average: Weights, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Return all that training continues from, whole tensors; every rank must call it."""
     state = optimiser.state_dict()
     return {
@@ -42,7 +40,7 @@ def snapshot(model: Mind, average: Weights, optimiser: torch.optim.Optimizer) ->
 
 
 @torch.no_grad()
-def restore(state: Mapping[str, Any], model: Mind, average: Weights, optimiser: torch.optim.Optimizer) -> None:
+def restore(state: Mapping[str, Any], model: nn.Module, average: Weights, optimiser: torch.optim.Optimizer) -> None:
     """Put back what `snapshot` returned, into shards where the model has them."""
     for name, parameter in model.named_parameters():
         parameter.copy_(sharded_as(state["model"][name], parameter))

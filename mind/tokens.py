@@ -1,22 +1,27 @@
 """The tokens MIND learns: ids of all training images in memory, from the latent store, checked against the model."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latentlab.data import ImageSet, open_data
-from latentlab.data.mirrored import MirroredImages
-from latentlab.encoding import cached_store_path, encode_images, open_tokenizer, weights_digest
+from latentlab.data import ImageSet
 from latentlab.errors import UserError
-from latentlab.latents import TokenizerSpec
 from latentlab.store import LatentStore
-from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.base import DiscreteTokenizer
 from mind.config import MindConfig
-from mind.train_config import DataConfig
+from mind.run_config import DataConfig
+from mind.stores import chosen_tokenizer, open_stores
+
+
+class CodeLimits(NamedTuple):
+    """What ids must fit; a `MindConfig` has these too."""
+
+    vocab_size: int
+    tokens: int
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,15 @@ def open_tokens(data: DataConfig, model: MindConfig, device: torch.device) -> To
         UserError: the tokenizer is not discrete, a store was made by another one or lacks codes or labels, or tokens do not
             fit the model: vocabulary, number per image, classes.
     """
-    tokenizer = _discrete(data, device)
-    images = None if data.train is None else open_data(data.train, image_size=data.image_size, limit=data.limit)
-    stores = [_store(tokenizer, images, data.store, device)]
-    if data.mirrored_store is not None or (data.mirror and images is not None):
-        mirrored = None if images is None else MirroredImages(images)
-        stores.append(_store(tokenizer, mirrored, data.mirrored_store, device))
-    held_out = None
-    if data.validation is not None or data.validation_store is not None:
-        others = None if data.validation is None else open_data(data.validation, image_size=data.image_size)
-        held_out = token_set([_store(tokenizer, others, data.validation_store, device)], model)
-    return TokenSource(token_set(stores, model), held_out, tokenizer, images)
+    tokenizer = chosen_tokenizer(data, device)
+    if not isinstance(tokenizer, DiscreteTokenizer):
+        raise UserError(f"tokenizer '{data.tokenizer}' is continuous: MIND learns ids, choose a discrete one (ibq)")
+    stores = open_stores(data, tokenizer, device, "float16")
+    held_out = None if stores.validation is None else token_set([stores.validation], model)
+    return TokenSource(token_set(stores.train, model), held_out, tokenizer, stores.images)
 
 
-def token_set(stores: list[LatentStore], model: MindConfig) -> TokenSet:
+def token_set(stores: list[LatentStore], model: MindConfig | CodeLimits) -> TokenSet:
     """Return the ids of a store, or of two with the same images, the second mirrored.
 
     Raises:
@@ -88,7 +88,7 @@ def token_set(stores: list[LatentStore], model: MindConfig) -> TokenSet:
     return TokenSet(torch.stack(sides), torch.from_numpy(labels[0]))
 
 
-def _checked_labels(store: LatentStore, model: MindConfig) -> np.ndarray:
+def _checked_labels(store: LatentStore, model: MindConfig | CodeLimits) -> np.ndarray:
     """Return the labels [n] of a store that has codes and labels in the number that the model expects.
 
     Raises:
@@ -108,7 +108,7 @@ def _checked_labels(store: LatentStore, model: MindConfig) -> np.ndarray:
     return store.labels
 
 
-def _codes(store: LatentStore, part: slice, model: MindConfig) -> Tensor:
+def _codes(store: LatentStore, part: slice, model: MindConfig | CodeLimits) -> Tensor:
     """Return checked ids [b,l] of some images."""
     codes = store.codes(part).flatten(1)
     wrong = (codes < 0) | (codes >= model.vocab_size)
@@ -119,35 +119,3 @@ def _codes(store: LatentStore, part: slice, model: MindConfig) -> Tensor:
             f"vocabulary of {model.vocab_size}: set model.vocab_size, or use the store of another tokenizer"
         )
     return codes
-
-
-def _discrete(data: DataConfig, device: torch.device) -> DiscreteTokenizer:
-    source = data.train or "fashion" * (data.release is None and data.weights is None)
-    tokenizer = open_tokenizer(data.tokenizer, source, weights=data.weights, release=data.release, device=device)
-    if not isinstance(tokenizer, DiscreteTokenizer):
-        raise UserError(f"tokenizer '{data.tokenizer}' is continuous: MIND learns ids, choose a discrete one (ibq)")
-    return tokenizer
-
-
-def _store(tokenizer: Tokenizer, images: ImageSet | None, path: Path | None, device: torch.device) -> LatentStore:
-    """Return the store at ``path``, or the cached one of ``images``, encoded now if need be."""
-    if path is not None:
-        store = LatentStore(path)
-        check_tokenizer(store, tokenizer.spec, weights_digest(tokenizer))
-        return store
-    assert images is not None
-    return encode_images(
-        tokenizer, images, cached_store_path(tokenizer, images, "float16"), device=device, dtype="float16"
-    )
-
-
-def check_tokenizer(store: LatentStore, spec: TokenizerSpec, weights: str) -> None:
-    """Raise `UserError` unless the store was made by this tokenizer with these weights."""
-    if store.spec is None:
-        raise UserError(f"{store.path} does not say which tokenizer made it: encode with latentlab encode")
-    request: dict[str, Any] = store.manifest.request if store.manifest else {}
-    if store.spec.name != spec.name or request.get("weights", weights) != weights:
-        raise UserError(
-            f"{store.path} was made by {store.spec.name} ({store.spec.release}), the configuration names {spec.name} "
-            f"({spec.release}): set data.tokenizer and data.release, or encode again"
-        )

@@ -1,48 +1,51 @@
-"""Train MIND: one loop over cached tokens, exact resume after a kill, the same numbers for any number of ranks.
+"""Train a generator: one loop over cached latents, exact resume after a kill, the same numbers for any number of ranks.
 
-A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/`` and, when finished,
+A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/`` and, when finished, of MIND
 ``mind.safetensors`` (raw weights, which the paper evaluates) and ``mind_ema.safetensors`` (averaged ones).
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
 from latentlab.checkpoints import load_checkpoint, save_checkpoint
-from latentlab.encoding import weights_digest
 from latentlab.errors import UserError
 from latentlab.optimisation import learning_rate, update_average
 from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, stop_signal
 from latentlab.runtime import choose_device, peak_memory, progress, say
-from mind import noise
-from mind.learned_geometry import table_statistics
-from mind.network import Mind
-from mind.objective import MindObjective, SoftTopK
 from mind.parallel import Workers
 from mind.preview import Preview
-from mind.released import save_mind
-from mind.state import copied_weights, restore, snapshot, whole_model, whole_table
-from mind.tokens import TokenSet, TokenSource, open_tokens
+from mind.recipe import Batch, Recipe
+from mind.run_config import RunConfig
+from mind.state import copied_weights, restore, snapshot, whole_weights
 from mind.tracking import Trackers
-from mind.train_config import TrainConfig
-
-_VALIDATION_BATCH = 128
 
 
 @dataclass
 class Trainer:
-    """One run on one rank: the model, the tokens and where things are written."""
+    """One run on one rank: the recipe, the network and where things are written.
 
-    config: TrainConfig
+    Attributes:
+        config: of the run.
+        open_recipe: opens data and tokenizer; called once the folder is known to be free.
+        out: the run folder.
+        device: where the network is.
+        ranks: this process among those of the run.
+        step: optimiser steps done.
+    """
+
+    config: RunConfig
+    open_recipe: Callable[[], Recipe]
     out: Path
     device: torch.device
     ranks: Ranks = field(default_factory=Ranks)
@@ -52,7 +55,7 @@ class Trainer:
         """Build everything and load the newest checkpoint.
 
         Raises:
-            UserError: tokens, folder or batch size that do not fit.
+            UserError: data, folder or batch size that do not fit.
         """
         config = self.config
         self._check_batch()
@@ -60,9 +63,10 @@ class Trainer:
         self.folder = RunFolder(self.out)
         if self.ranks.first:
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self.source = self._open_tokens()
+        self.recipe = self._opened()
         self.model = self._new_model()
-        self.workers = Workers(self._objective(), list(self.model.blocks), config.parallel, self.ranks, self.device)
+        objective = self.recipe.objective(self.model)
+        self.workers = Workers(objective, list(self.model.blocks), config.parallel, self.ranks, self.device)
         self.average = copied_weights(self.model)
         optim = config.optimiser
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -85,7 +89,7 @@ class Trainer:
         shown = progress(f"training {config.name}", total, self.step)
         with tracked as trackers, stop_signal() as stop, shown as advance:
             log = _Log(self, trackers)
-            preview = Preview(config.preview, self.source, self.out, self.ranks, trackers, config.seed)
+            preview = Preview(self.recipe, self.out, self.ranks, trackers)
             while self.step < total:
                 terms, stopping = self.train_step(bool(stop))
                 advance(1)
@@ -136,56 +140,35 @@ class Trainer:
         final = optim.peak if optim.final_learning_rate is None else optim.final_learning_rate
         return learning_rate(step, steps=optim.steps, peak=optim.peak, final=final, warmup=optim.warmup_steps)
 
-    def batch(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield this rank's parts of a step: ids [b,l], labels [b], times [b] and noise [b,l,d].
-
-        Everything random depends on (seed, step, place in the whole batch), so that ranks and parts do not change it.
-        """
-        optim, seed = self.config.optimiser, self.config.seed
+    def batch(self, step: int) -> Iterator[Batch]:
+        """Yield this rank's parts of a step, the same whatever the number of ranks and parts."""
+        optim = self.config.optimiser
         share = optim.batch_size // self.ranks.size
         places = torch.arange(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        images = batch_indices(self.source.train.n, optim.batch_size, step, seed)
+        images = batch_indices(self.recipe.n, optim.batch_size, step, self.config.seed)
         for part in places.chunk(optim.accumulate):
-            mirrored = noise.uniform(seed, "mirror", part, step, ()) < 0.5
-            indices, labels = self.source.train.take(images[part], mirrored)
-            dropped = noise.uniform(seed, "label", part, step, ()) < self.config.label_dropout
-            labels = torch.where(dropped, self.model.config.null_class, labels)
-            yield self._noised(indices, labels, "train", part, step)
-
-    def _noised(
-        self, indices: Tensor, labels: Tensor, stream: str, part: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the objective takes, on the device, with fresh times and noise."""
-        times, part = self.config.times, part.to(self.device)
-        t = times.low + (times.high - times.low) * noise.uniform(self.config.seed, f"{stream}/time", part, step, ())
-        shape = (indices.shape[1], self.model.config.embed_dim)
-        eps = noise.normal(self.config.seed, f"{stream}/noise", part, step, shape)
-        return indices.to(self.device), labels.to(self.device), t, eps
+            yield self.recipe.batch(images[part], part, step)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the loss terms on held-out tokens, of raw and averaged weights, with the same times and noise every time."""
-        tokens = self.source.validation
-        assert tokens is not None
+        """Return the loss terms on held-out images, of raw and averaged weights, with the same random numbers every time."""
         values: dict[str, float] = {}
         for prefix, averaged in (("validation", False), ("validation_ema", True)):
-            model = self.weights(averaged)  # every rank: weights may lie in shards
+            network = self.weights(averaged)  # every rank: weights may lie in shards
             if self.ranks.first:
-                values |= {f"{prefix}_{name}": value for name, value in self._held_out_loss(model, tokens).items()}
-        self.workers.wait()
+                values |= {f"{prefix}_{name}": value for name, value in self._held_out_loss(network).items()}
+        self.ranks.wait()
         return values
 
-    def _held_out_loss(self, model: Mind, tokens: TokenSet) -> dict[str, float]:
-        objective = MindObjective(model, self._soft(), self.config.loss.chunk)
-        n = min(tokens.n, self.config.validation_images)
-        chosen = torch.randperm(tokens.n, generator=torch.Generator().manual_seed(self.config.seed))[:n]
+    def _held_out_loss(self, network: Any) -> dict[str, float]:
+        objective = self.recipe.objective(network)
         sums: dict[str, float] = {}
-        for part in torch.arange(n).split(_VALIDATION_BATCH):
-            indices, labels = tokens.take(chosen[part], torch.zeros(len(part), dtype=torch.bool))
-            terms = objective(*self._noised(indices, labels, "validation", part, 0))
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(part) / n
-        return sums
+        count = 0
+        for size, batch in self.recipe.held_out():
+            count += size
+            for name, value in objective(*batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * size
+        return {name: value / count for name, value in sums.items()}
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -197,35 +180,33 @@ class Trainer:
                 "parts: choose a multiple of their product"
             )
 
-    def _open_tokens(self) -> TokenSource:
-        """Open the tokens; the first rank encodes what is missing, the others find it done."""
+    def _opened(self) -> Recipe:
+        """Open the data; the first rank encodes what is missing, the others find it done."""
+        if self.ranks.size == 1:
+            return self.open_recipe()
         if self.ranks.first:
-            source = open_tokens(self.config.data, self.config.mind, self.device)
-        if self.ranks.size > 1:
-            torch.distributed.barrier()
-        return source if self.ranks.first else open_tokens(self.config.data, self.config.mind, self.device)
+            recipe = self.open_recipe()
+        self.ranks.wait()
+        return recipe if self.ranks.first else self.open_recipe()
 
-    def _new_model(self) -> Mind:
+    def _new_model(self) -> Any:
         config = self.config
         torch.manual_seed(config.seed)
-        model = Mind(config.mind).to(self.device).train().set_precision(config.precision)
-        model.checkpoint_blocks = config.checkpoint_blocks
+        network = self.recipe.network().to(self.device).train()
+        network.set_precision(config.precision)
+        network.checkpoint_blocks = config.checkpoint_blocks
         if config.compile or (config.compile is None and self.device.type == "cuda"):
-            for block in model.blocks:
+            for block in network.blocks:
                 block.compile()
-        return model
+        return network
 
-    def _objective(self) -> MindObjective:
-        return MindObjective(self.model, self._soft(), self.config.loss.chunk)
-
-    def _soft(self) -> SoftTopK:
-        loss, model = self.config.loss, self.config.mind
-        norm = loss.soft_topk_norm if model.normalise else "none"  # without spheres there is nothing to project onto
-        return SoftTopK(loss.mse_weight, loss.soft_top_k, norm, model.subvector_size, loss.stop_gradient)
-
-    def weights(self, averaged: bool) -> Mind:
-        """Return a whole copy of the model with raw or averaged weights; every rank must call it."""
-        return whole_model(self.model, self.average if averaged else copied_weights(self.model))
+    def weights(self, averaged: bool) -> Any:
+        """Return a whole copy of the network with raw or averaged weights, in evaluation mode; every rank must call it."""
+        whole = whole_weights(self.average if averaged else copied_weights(self.model))
+        network = self.recipe.network().to(self.device)
+        network.set_precision(self.config.precision)
+        network.load_state_dict({**network.state_dict(), **whole})
+        return network.eval().requires_grad_(False)
 
     # --- the run folder -----------------------------------------------------------------------------------------------
 
@@ -234,7 +215,7 @@ class Trainer:
         state = snapshot(self.model, self.average, self.optimiser)
         if self.ranks.first:
             save_checkpoint(self.folder.checkpoints, self.step, state)
-        self.workers.wait()
+        self.ranks.wait()
 
     def _resume(self) -> None:
         if newest := self.folder.newest():
@@ -254,28 +235,17 @@ class Trainer:
 
     def export(self) -> Path:
         """Write raw and averaged weights with everything that sampling needs; return the path of the raw ones."""
-        dtype = getattr(torch, self.config.export_dtype)
-        for name, averaged in (("mind", False), ("mind_ema", True)):
-            model = self.weights(averaged)
+        for suffix, averaged in (("", False), ("_ema", True)):
+            network = self.weights(averaged)
             if self.ranks.first:
-                state = {key: value.to(dtype) for key, value in model.state_dict().items()}
-                save_mind(self.out / f"{name}.safetensors", state, model.config, self._header(averaged))
-        return self.out / "mind.safetensors"
-
-    def _header(self, averaged: bool) -> dict[str, str]:
-        spec = self.source.tokenizer.spec
-        tokenizer = {
-            "name": spec.name,
-            "release": spec.release,
-            "weights_sha256": weights_digest(self.source.tokenizer),
-        }
-        return {
-            "tokenizer": json.dumps(tokenizer),
-            "sampler": json.dumps(self.config.preview.sampler),
-            "training": self.config.model_dump_json(),
-            "weights": "averaged" if averaged else "raw",
-            "steps": str(self.step),
-        }
+                header = {
+                    "sampler": json.dumps(self.config.preview.sampler),
+                    "training": self.config.model_dump_json(),
+                    "weights": "averaged" if averaged else "raw",
+                    "steps": str(self.step),
+                }
+                self.recipe.export(self.out / f"{self.recipe.kind}{suffix}.safetensors", network, header)
+        return self.out / f"{self.recipe.kind}.safetensors"
 
 
 class _Log:
@@ -293,15 +263,15 @@ class _Log:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def write(self) -> None:
-        """Write the means since the last line, with pace, memory and the geometry of the token table."""
+        """Write the means since the last line, with pace, memory and what the recipe says about the weights."""
         trainer = self._trainer
         pace = (time.monotonic() - self._since) / self._steps
         means = {name: value / self._steps for name, value in self._sums.items()}
-        geometry = table_statistics(whole_table(trainer.model))
+        statistics = trainer.recipe.statistics(trainer.model)
         left = (trainer.config.optimiser.steps - trainer.step) * pace / 60
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         extra = {"learning_rate": trainer.rate(trainer.step - 1), "seconds_per_step": round(pace, 4)}
-        self.values({**means, **geometry, **extra, "peak_memory_gib": round(peak_memory(trainer.device) / 2**30, 3)})
+        self.values({**means, **statistics, **extra, "peak_memory_gib": round(peak_memory(trainer.device) / 2**30, 3)})
         if trainer.ranks.first:
             say(
                 f"step {trainer.step}/{trainer.config.optimiser.steps}  {shown}  {pace:.3f} s/step  {left:.1f} min left"
@@ -315,8 +285,14 @@ class _Log:
             self._trackers.log(self._trainer.step, dict(values))
 
 
-def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
-    """Train MIND, or continue the run in ``out``; return the path of its raw weights.
+def train(config: RunConfig, recipe: Callable[[torch.device], Recipe], out: Path, *, device: str = "auto") -> Path:
+    """Train a generator, or continue the run in ``out``; return the path of its raw weights.
+
+    Args:
+        config: of the run.
+        recipe: opens data and tokenizer on a device.
+        out: the run folder.
+        device: where, as in `choose_device`.
 
     Raises:
         UserError: bad configuration, data or folder, or a loss that is not finite.
@@ -326,7 +302,7 @@ def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     with joined_ranks(chosen.type) as ranks:
-        return Trainer(config, out, chosen, ranks).run()
+        return Trainer(config, lambda: recipe(chosen), out, chosen, ranks).run()
 
 
 def _finite(value: float) -> bool:

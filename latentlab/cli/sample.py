@@ -1,14 +1,20 @@
 """``latentlab sample``: images from a trained generator."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from latentlab.cli.options import Device, Seed, at_least, check_folder
 from latentlab.errors import UserError
 
+if TYPE_CHECKING:
+    from mind.generate import Generated, ImageGenerator
+
 _RUNS = Path("runs")
+_WEIGHTS = (
+    "Weight file, or the folder of a training run; of MIND also embedded weights by name or the authors' checkpoint."
+)
 _CLASSES, _PER_CLASS = 10, 4
 """What is made when nothing is said: so many images of each of the first classes."""
 
@@ -20,122 +26,145 @@ def _commands() -> None:
     """Make images with a trained generator."""
 
 
-@app.command()
-def mind(
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--weights",
-            metavar="FILE",
-            help="Embedded weights by name, a weight file, the folder of a training run, or the authors' checkpoint.",
-        ),
-    ] = "fashion32",
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n",
-            "--images",  # torchrun takes "--n" for an option of its own, wherever it stands
-            metavar="N",
-            help=f"Number of images (default: {_PER_CLASS} of each of the first {_CLASSES} classes).",
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", metavar="0,1,2", help="Only these classes (default: all of the model).")
-    ] = None,
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", metavar="K", help="K images of every class, instead of --n.")
-    ] = None,
-    labels: Annotated[
-        Literal["equal", "random"],
-        typer.Option("--labels", help="Every class equally often, or classes at random."),
-    ] = "equal",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="OPTION=VALUE", help="Sampler setting (cfg_scale=1.5, steps=100); may be repeated."
-        ),
-    ] = None,
-    seed: Seed = 0,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Images at a time (default: by model and device).")
-    ] = None,
-    precision: Annotated[
-        Literal["float32", "autocast", "released_bf16"] | None,
-        typer.Option("--precision", help="How the model computes (default: float32; the authors' for their weights)."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", metavar="NAME", help="What decodes the tokens (default: as the weights say)."),
-    ] = None,
-    tokenizer_weights: Annotated[
-        Path | None, typer.Option("--tokenizer-weights", metavar="PATH", help="Weights of the tokenizer.")
-    ] = None,
-    release: Annotated[
-        str | None,
-        typer.Option("--release", metavar="NAME", help="Which weights of the tokenizer (default: as the weights say)."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the images (default: runs/sample-mind-...).")
-    ] = None,
-    device: Device = "auto",
-    png: Annotated[bool, typer.Option("--png", help="Write every image as a PNG file too.")] = False,
-    npz: Annotated[
-        bool, typer.Option("--npz/--no-npz", help="Write all images in one file, in the format of the ADM suite.")
-    ] = True,
-) -> None:
-    """Sample class-conditional images with MIND; the same command continues an interrupted run.
+def _add(kind: str, what: str, default: str | None) -> None:
+    """Add the command that samples one kind of generator."""
 
-    Image i depends on the seed, its class and i alone, not on the batch size or the number of processes (torchrun).
-    """
-    for option, value, least in (
-        ("--n", n, 1), ("--per-class", per_class, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0)
-    ):  # fmt: skip
-        at_least(option, value, least)
-    check_folder("--out", out)
-    if per_class is not None and (n is not None or labels == "random"):
-        raise UserError("--per-class says how many images of every class: leave out --n and --labels random")
-    named, values = _parsed_classes(classes), _parsed_settings(settings or [])
+    @app.command(
+        name=kind,
+        help=f"Sample class-conditional images with {what}; the same command continues an interrupted run.\n\n"
+        "Image i depends on the seed, its class and i alone, not on the batch size or the number of processes (torchrun).",
+    )
+    def command(
+        weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help=_WEIGHTS)] = default,
+        n: Annotated[
+            int | None,
+            typer.Option(
+                "--n",
+                "--images",  # torchrun takes "--n" for an option of its own, wherever it stands
+                metavar="N",
+                help=f"Number of images (default: {_PER_CLASS} of each of the first {_CLASSES} classes).",
+            ),
+        ] = None,
+        classes: Annotated[
+            str | None,
+            typer.Option("--classes", metavar="0,1,2", help="Only these classes (default: all of the model)."),
+        ] = None,
+        per_class: Annotated[
+            int | None, typer.Option("--per-class", metavar="K", help="K images of every class, instead of --n.")
+        ] = None,
+        labels: Annotated[
+            Literal["equal", "random"],
+            typer.Option("--labels", help="Every class equally often, or classes at random."),
+        ] = "equal",
+        settings: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set", metavar="OPTION=VALUE", help="Sampler setting (cfg_scale=1.5, steps=100); may be repeated."
+            ),
+        ] = None,
+        seed: Seed = 0,
+        batch_size: Annotated[
+            int | None,
+            typer.Option("--batch-size", metavar="N", help="Images at a time (default: by model and device)."),
+        ] = None,
+        precision: Annotated[
+            Literal["float32", "autocast", "bfloat16", "released_bf16"] | None,
+            typer.Option(
+                "--precision", help="How the model computes (default: float32; the authors' for their weights)."
+            ),
+        ] = None,
+        tokenizer: Annotated[
+            str | None,
+            typer.Option("--tokenizer", metavar="NAME", help="What decodes the tokens (default: as the weights say)."),
+        ] = None,
+        tokenizer_weights: Annotated[
+            Path | None, typer.Option("--tokenizer-weights", metavar="PATH", help="Weights of the tokenizer.")
+        ] = None,
+        release: Annotated[
+            str | None,
+            typer.Option(
+                "--release", metavar="NAME", help="Which weights of the tokenizer (default: as the weights say)."
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", metavar="DIR", help="Folder of the images (default: runs/sample-NAME-...)."),
+        ] = None,
+        device: Device = "auto",
+        png: Annotated[bool, typer.Option("--png", help="Write every image as a PNG file too.")] = False,
+        npz: Annotated[
+            bool, typer.Option("--npz/--no-npz", help="Write all images in one file, in the format of the ADM suite.")
+        ] = True,
+    ) -> None:
+        for option, value, least in (
+            ("--n", n, 1), ("--per-class", per_class, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0)
+        ):  # fmt: skip
+            at_least(option, value, least)
+        check_folder("--out", out)
+        if weights is None:
+            raise UserError(f"--weights is missing: give what `latentlab train {kind}` exported")
+        if per_class is not None and (n is not None or labels == "random"):
+            raise UserError("--per-class says how many images of every class: leave out --n and --labels random")
+        named, values = _parsed_classes(classes), _parsed_settings(settings or [])
 
-    from latentlab.encoding import slug
-    from latentlab.ranks import joined_ranks
-    from latentlab.runtime import choose_device, prepare_threads
-    from mind.generate import generate
+        from latentlab.encoding import slug
+        from latentlab.ranks import joined_ranks
+        from latentlab.runtime import choose_device, prepare_threads
+        from mind.generate import generate
+
+        where = choose_device(device)
+        prepare_threads()
+        decoder = (tokenizer, release, tokenizer_weights)
+        generator = _open(kind, weights, values, decoder, precision, where)
+        if n is None and per_class is None and named is None:
+            named = list(range(min(_CLASSES, generator.num_classes)))
+        count = n or (per_class or _PER_CLASS) * len(named or range(generator.num_classes))
+        particulars = [n, per_class, classes, labels if labels != "equal" else None, *(settings or []), seed or None]
+        name = "-".join([f"sample-{kind}", Path(weights).stem, *(str(one) for one in particulars if one is not None)])
+        with joined_ranks() as ranks:
+            made = generate(
+                generator,
+                out or _RUNS / slug(name),
+                n=count,
+                labels=labels,
+                classes=named,
+                batch_size=batch_size,
+                seed=seed,
+                ranks=ranks,
+                npz=npz,
+                png=png,
+            )
+        if ranks.first:
+            _report(made, png)
+
+
+def _open(
+    kind: str,
+    weights: str,
+    settings: dict[str, Any],
+    decoder: tuple[str | None, str | None, Path | None],
+    precision: Any,
+    device: Any,
+) -> "ImageGenerator":
+    """Open the generator; its modules are imported only now."""
     from mind.open_generator import TokenizerChoice, open_generator
 
-    where = choose_device(device)
-    prepare_threads()
-    generator = open_generator(
-        weights,
-        settings=values,
-        tokenizer=TokenizerChoice(tokenizer, release, tokenizer_weights),
-        precision=precision,
-        device=where,
-    )
-    if n is None and per_class is None and named is None:
-        named = list(range(min(_CLASSES, generator.num_classes)))
-    count = n or (per_class or _PER_CLASS) * len(named or range(generator.num_classes))
-    particulars = [n, per_class, classes, labels if labels != "equal" else None, *(settings or []), seed or None]
-    name = "-".join(["sample-mind", Path(weights).stem, *(str(one) for one in particulars if one is not None)])
-    with joined_ranks() as ranks:
-        made = generate(
-            generator,
-            out or _RUNS / slug(name),
-            n=count,
-            labels=labels,
-            classes=named,
-            batch_size=batch_size,
-            seed=seed,
-            ranks=ranks,
-            npz=npz,
-            png=png,
-        )
-    if ranks.first:
-        print(f"grid      {made.grid}")
-        if made.npz is not None:
-            print(f"samples   {made.npz}")
-        if png:
-            print(f"pictures  {made.folder / 'png'}")
-        print(f"settings  {made.folder / 'settings.json'}")
+    choice = TokenizerChoice(*decoder)
+    if kind == "mind":
+        return open_generator(weights, settings=settings, tokenizer=choice, precision=precision, device=device)
+    from mind.baselines.open import open_baseline
+
+    return open_baseline(kind, weights, settings=settings, tokenizer=choice, precision=precision, device=device)
+
+
+def _report(made: "Generated", png: bool) -> None:
+    """Print where everything is."""
+    print(f"grid      {made.grid}")
+    if made.npz is not None:
+        print(f"samples   {made.npz}")
+    if png:
+        print(f"pictures  {made.folder / 'png'}")
+    print(f"settings  {made.folder / 'settings.json'}")
 
 
 def _parsed_classes(classes: str | None) -> list[int] | None:
@@ -162,3 +191,10 @@ def _parsed_settings(settings: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: '{text}' is not a YAML value") from error
     return parsed
+
+
+_add("mind", "MIND, diffusion of tokens on the hypersphere", "fashion32")
+_add("sit", "SiT", None)
+_add("lightningdit", "LightningDiT", None)
+_add("dit", "DiT", None)
+_add("emigm", "eMIGM", None)

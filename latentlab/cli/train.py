@@ -59,12 +59,48 @@ def mind(
     """
     check_folder("--out", out)
 
+    from mind.mind_recipe import train_mind
     from mind.train_config import load_config
-    from mind.training import train
 
     settings = load_config(config, overrides or [])
     folder = out or Path("runs") / f"train-{settings.name}"
-    _run(lambda: train(settings, folder, device=device), device, folder)
+    _run(lambda: train_mind(settings, folder, device=device), device, folder)
+
+
+def _baseline(kind: str, summary: str) -> None:
+    """Add the command that trains one kind of baseline."""
+
+    @app.command(name=kind, help=f"Train {summary}; the same command continues an interrupted run exactly.")
+    def command(
+        config: Annotated[
+            str,
+            typer.Option("--config", metavar="FILE", help=f"YAML file, or the name of a shipped one ({kind}-fashion)."),
+        ],
+        overrides: Overrides = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/train-NAME).")
+        ] = None,
+        device: Device = "auto",
+    ) -> None:
+        check_folder("--out", out)
+
+        from mind.baselines.recipes import BaselineRecipe
+        from mind.baselines.run_configs import load_run
+        from mind.training import train
+
+        settings = load_run(kind, config, overrides or [])
+        folder = out or Path("runs") / f"train-{settings.name}"
+        _run(
+            lambda: train(settings, lambda where: BaselineRecipe(settings, where), folder, device=device),
+            device,
+            folder,
+        )
+
+
+_baseline("sit", "SiT, a flow on continuous latents")
+_baseline("lightningdit", "LightningDiT, a flow on continuous latents")
+_baseline("dit", "DiT, denoising diffusion on continuous latents")
+_baseline("emigm", "eMIGM, a masked generator of continuous latents or codes")
 
 
 def _run(work: Callable[[], Path], device: str, folder: Path) -> None:

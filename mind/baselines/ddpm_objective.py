@@ -97,6 +97,11 @@ def bound(schedule: Schedule, data: Tensor, x: Tensor, model: Gaussian, steps: T
     return nats.flatten(1).mean(1) / math.log(2)
 
 
+def drawn_steps(uniform: Tensor) -> Tensor:
+    """Return step numbers, int64 [b], made of uniform numbers [b] in (0,1)."""
+    return (uniform * STEPS).long().clamp_max(STEPS - 1)
+
+
 class DdpmObjective(nn.Module):
     """The loss of a noise model, as one module, so that data-parallel wrappers see a single forward pass."""
 
@@ -108,7 +113,7 @@ class DdpmObjective(nn.Module):
 
     def times(self, uniform: Tensor) -> Tensor:
         """Return step numbers, int64 [b], made of uniform numbers [b] in (0,1)."""
-        return (uniform * STEPS).long().clamp_max(STEPS - 1)
+        return drawn_steps(uniform)
 
     def forward(self, data: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
         """Return ``loss`` (with gradient), ``mse`` and, where the variance is learned, ``vlb``: means over the batch.

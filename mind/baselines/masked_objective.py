@@ -16,6 +16,7 @@ from mind import noise
 from mind.baselines.categorical_head import CategoricalHead
 from mind.baselines.ddpm import STEPS
 from mind.baselines.masked import draw_mask, masked_share, mdm_weight
+from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_network import MaskedTransformer
 
 
@@ -34,6 +35,27 @@ class MaskedNoise(NamedTuple):
     """Of the generator that dropout takes its numbers from."""
 
 
+def draw_noise(config: MaskedConfig, seed: int, stream: str, places: Tensor, step: int) -> MaskedNoise:
+    """Return the random part of a batch, a function of the arguments alone.
+
+    Args:
+        config: of the model.
+        seed: of the run.
+        stream: ``train``, ``validation``.
+        places: of the images in the whole batch of a step, int64 [b]; their device is that of the result.
+        step: of training.
+    """
+    length, k = config.length, config.head_copies
+    t = config.t_min + (1 - config.t_min) * noise.uniform(seed, f"{stream}/time", places, step, ())
+    masks = noise.uniform(seed, f"{stream}/mask", places, step, (length,))
+    steps = eps = None
+    if config.vocab_size is None:
+        steps = (STEPS * noise.uniform(seed, f"{stream}/head step", places, step, (length, k))).long()
+        eps = noise.normal(seed, f"{stream}/head noise", places, step, (length, k, config.token_width))
+    dropout_seed = hash((seed, step, int(places[0]))) if config.dropout else 0
+    return MaskedNoise(t, masks, steps, eps, dropout_seed)
+
+
 class MaskedObjective(nn.Module):
     """The loss of a model on latents, as one module, so that data-parallel wrappers see a single forward pass."""
 
@@ -43,24 +65,8 @@ class MaskedObjective(nn.Module):
         self.model = model
 
     def draw(self, seed: int, stream: str, places: Tensor, step: int) -> MaskedNoise:
-        """Return the random part of a batch, a function of the arguments alone.
-
-        Args:
-            seed: of the run.
-            stream: ``train``, ``validation``.
-            places: of the images in the whole batch of a step, int64 [b]; their device is that of the result.
-            step: of training.
-        """
-        config, model = self.model.config, self.model
-        length, k = config.length, config.head_copies
-        t = config.t_min + (1 - config.t_min) * noise.uniform(seed, f"{stream}/time", places, step, ())
-        masks = noise.uniform(seed, f"{stream}/mask", places, step, (length,))
-        steps = eps = None
-        if not isinstance(model.head, CategoricalHead):
-            steps = (STEPS * noise.uniform(seed, f"{stream}/head step", places, step, (length, k))).long()
-            eps = noise.normal(seed, f"{stream}/head noise", places, step, (length, k, config.token_width))
-        dropout_seed = hash((seed, step, int(places[0]))) if config.dropout else 0
-        return MaskedNoise(t, masks, steps, eps, dropout_seed)
+        """Return the random part of a batch; see `draw_noise`."""
+        return draw_noise(self.model.config, seed, stream, places, step)
 
     def forward(self, latents: Tensor, labels: Tensor, drawn: MaskedNoise) -> dict[str, Tensor]:
         """Return ``loss`` (with gradient) and its terms, means over images: ``ce``, or ``mse`` and ``vlb``.

@@ -24,7 +24,7 @@ from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.quality.generation import GenerationDistance, generation_distance
 from mind.ablation import Grid
-from mind.training import train
+from mind.mind_recipe import train_mind as train
 
 start_process = ablation_training._start
 

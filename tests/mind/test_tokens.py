@@ -19,8 +19,8 @@ from latentlab.store import LatentStore, StoreWriter
 from latentlab.tokenizers import load_tokenizer
 from latentlab.tokenizers.base import DiscreteTokenizer
 from mind.config import MindConfig, sized
+from mind.run_config import DataConfig
 from mind.tokens import TokenSet, open_tokens, token_set
-from mind.train_config import DataConfig
 
 CPU = torch.device("cpu")
 SPEC = TokenizerSpec("ibq", "fashion32", "vq", "grid", 4, downsampling=4, codebook_size=512)
@@ -62,7 +62,7 @@ def write_store(
 def test_images_become_the_ids_of_the_tokenizer(ibq: DiscreteTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(tokenizer="ibq", train="fashion:test", validation="fashion:test", limit=9)
     monkeypatch.setattr(
-        "mind.tokens.open_data", lambda source, image_size=None, limit=None: open_data(source, limit=limit or 4)
+        "mind.stores.open_data", lambda source, image_size=None, limit=None: open_data(source, limit=limit or 4)
     )
     source = open_tokens(config, sized("mind-fashion"), CPU)
     images = open_data("fashion:test", limit=9)

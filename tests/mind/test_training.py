@@ -23,9 +23,10 @@ from latentlab.ranks import Ranks
 from latentlab.run_folder import Interrupted, RunFolder
 from latentlab.weights import read_metadata
 from mind.config import MindConfig
+from mind.mind_recipe import MindTrainer as Trainer
+from mind.mind_recipe import train_mind as train
 from mind.released import load_mind
 from mind.train_config import CONFIGS, TrainConfig, load_config
-from mind.training import Trainer, train
 
 CPU = torch.device("cpu")
 TINY = {
@@ -99,7 +100,8 @@ KILL_ITSELF = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mind.training import TrainConfig, Trainer
+from mind.mind_recipe import MindTrainer as Trainer
+from mind.train_config import TrainConfig
 
 class Killed(Trainer):
     def train_step(self, stop=False):
@@ -116,7 +118,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
 ) -> None:
     config, out = load_config(config_file), tmp_path / "killed run"
     command = [sys.executable, "-c", KILL_ITSELF, config.model_dump_json(), str(out)]
-    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL, cwd=tmp_path).returncode == -signal.SIGKILL
     assert [line["step"] for line in logged(out)] == [1, 2, 3, 4, 5]
     assert RunFolder(out).newest() == out / "checkpoints" / "step_00000003.safetensors"
     train(config, out, device="cpu")
@@ -156,7 +158,7 @@ def test_sigterm_saves_and_exits_with_130(config_file: Path, tmp_path: Path) -> 
         sys.executable, "-m", "latentlab", "train", "mind", "--config", str(config_file), "--out", str(out),
         "--set", "optimiser.steps=100000", "--set", "checkpoint_every=100000", "--device", "cpu",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     deadline = time.monotonic() + 180
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -191,7 +193,8 @@ import sys
 from pathlib import Path
 import torch
 from latentlab.ranks import joined_ranks
-from mind.training import TrainConfig, Trainer
+from mind.mind_recipe import MindTrainer as Trainer
+from mind.train_config import TrainConfig
 
 with joined_ranks() as ranks:
     for text in sys.argv[2:]:
@@ -207,14 +210,14 @@ with joined_ranks() as ranks:
 """
 
 
-def launch(code: str, *arguments: str) -> None:
+def launch(code: str, folder: Path, *arguments: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "--no-python"]
     done = subprocess.run(
-        [sys.executable, *launcher, sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, check=False,
+        [sys.executable, *launcher, sys.executable, "-c", code, str(folder), *arguments],
+        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -224,7 +227,7 @@ def test_two_ranks_give_the_numbers_of_one(config_file: Path, straight: Path, tm
     kinds = {"copies": "ddp", "shards": "fsdp", "left to one rank": "fsdp"}
     parts = ["optimiser.accumulate=2", "track=[]"]
     configs = [load_config(config_file, [f"name={n}", f"parallel={kind}", *parts]) for n, kind in kinds.items()]
-    launch(TWO_RANKS, str(tmp_path), *(config.model_dump_json() for config in configs))
+    launch(TWO_RANKS, tmp_path, *(config.model_dump_json() for config in configs))
     train(configs[2], tmp_path / "left to one rank", device="cpu")
     theirs = weights(straight)
     for name in kinds:
@@ -279,7 +282,7 @@ def test_the_seed_decides(config_file: Path, straight: Path, tmp_path: Path) -> 
 def test_times_classes_and_mirrors_are_drawn_as_configured(config_file: Path, tmp_path: Path) -> None:
     overrides = ("optimiser.batch_size=40", "label_dropout=0.25", "times.low=0.2", "times.high=0.6")
     trainer = tiny(config_file, tmp_path, *overrides)
-    tokens = trainer.source.train
+    tokens = trainer.recipe.source.train
     ids, labels, t, eps = (
         torch.cat(column) for column in zip(*(next(trainer.batch(s)) for s in range(50)), strict=True)
     )

@@ -65,7 +65,8 @@ def test_all_misfits_in_one_line_and_nothing_is_loaded() -> None:
         load_published(net, content, ema=True, source="a.ckpt")
     assert str(caught.value).startswith(
         "a.ckpt does not fit the architecture: 2 missing (encoder.bias, conv_in.bias); "
-        "5 unexpected (other.0, other.1, other.2, other.3, other.4); 1 of another shape (conv_in.weight is [1, 4] instead of [1, 3])."
+        "5 unexpected (other.0, other.1, other.2, other.3, other.4); "
+        "1 of another shape (conv_in.weight is [1, 4] instead of [1, 3])."
     )
     assert torch.equal(net.encoder.weight, before)
 

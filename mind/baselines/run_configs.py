@@ -1,0 +1,107 @@
+"""The configurations of the baselines' training runs: YAML files, checked, with overrides from the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+
+from latentlab.configuration import read_config, shipped_configs
+from mind.baselines.ddpm_objective import DdpmLoss
+from mind.baselines.flow import FlowLoss, flow_loss
+from mind.baselines.latents import Normalisation
+from mind.baselines.masked_config import MaskedConfig
+from mind.baselines.masked_config import sized as masked_sized
+from mind.baselines.transformer_config import KINDS, TransformerConfig
+from mind.baselines.transformer_config import sized as transformer_sized
+from mind.run_config import RunConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
+"""Folder of the shipped configurations; `--config sit-b` means ``sit-b.yaml`` in it."""
+
+GENERATORS = (*KINDS, "emigm")
+"""What can be trained beside MIND."""
+
+
+class LatentRun(RunConfig):
+    """A run on continuous latents.
+
+    The shape of the latents is filled into the model where the configuration leaves it out.
+    """
+
+    model: dict[str, Any]
+    """``size`` and fields that differ from it."""
+    normalisation: Normalisation = "channel"
+    """Of the latents: by the channel statistics of the training set, or the tokenizer's published shift and scale."""
+
+
+class FlowRun(LatentRun):
+    """A run of SiT or LightningDiT."""
+
+    kind: Literal["sit", "lightningdit"]
+    flow: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `FlowLoss` that differ from what the kind was published with."""
+
+    @property
+    def loss(self) -> FlowLoss:
+        """Which times, and the terms of the loss."""
+        return flow_loss(self.kind, **self.flow)
+
+
+class DdpmRun(LatentRun):
+    """A run of DiT."""
+
+    kind: Literal["dit"]
+    loss: DdpmLoss = DdpmLoss()
+
+
+class MaskedRun(LatentRun):
+    """A run of eMIGM or one of the configurations it unifies."""
+
+    kind: Literal["emigm"]
+    family: str = "emigm"
+    """``emigm``, ``maskgit``, ``mar`` or ``mdm``."""
+    codes: bool = False
+    """Learn the ids of a discrete tokenizer instead of continuous latents."""
+
+
+def transformer_of(config: FlowRun | DdpmRun, shape: tuple[int, ...]) -> TransformerConfig:
+    """Return the network's shape for latents (c,h,w) or (l,c).
+
+    Raises:
+        UserError: unknown size or field, or fields that do not fit each other or the latents.
+    """
+    fields = {**_latent_fields(shape), **config.model}
+    return transformer_sized(f"{config.kind}-{fields.pop('size', 'b')}", **fields)
+
+
+def masked_of(config: MaskedRun, shape: tuple[int, ...], vocabulary: int | None) -> MaskedConfig:
+    """Return the network's shape for latents (c,h,w) or (l,c), or for codes out of ``vocabulary``.
+
+    Raises:
+        UserError: unknown size or field, or fields that do not fit each other or the latents.
+    """
+    fields = {**_latent_fields(shape), **config.model}
+    if vocabulary is not None:
+        fields = {**fields, "vocab_size": vocabulary}
+    return masked_sized(f"emigm-{fields.pop('size', 'b')}", config.family, **fields)
+
+
+def _latent_fields(shape: tuple[int, ...]) -> dict[str, Any]:
+    if len(shape) == 3:
+        return {"in_channels": shape[0], "input": shape[1:]}
+    return {"in_channels": shape[1], "tokens": shape[0]}
+
+
+def load_run(kind: str, path: str | Path, overrides: Sequence[str] = ()) -> FlowRun | DdpmRun | MaskedRun:
+    """Read the configuration of a run of ``kind``.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown or missing key, a value out of range.
+    """
+    model: Any = {"dit": DdpmRun, "emigm": MaskedRun}.get(kind, FlowRun)
+    assert kind in get_args(model.model_fields["kind"].annotation)
+    config: FlowRun | DdpmRun | MaskedRun = read_config(
+        model, path, [*overrides, f"kind={kind}"], shipped_configs(CONFIGS), f"{kind} configuration"
+    )
+    return config

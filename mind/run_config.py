@@ -1,0 +1,110 @@
+"""What every training run of a generator configures: optimiser, precision, ranks, what is logged, shown and kept."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from latentlab.configuration import Strict
+
+
+class DataConfig(Strict):
+    """Which images, and the tokenizer whose latents of them are learned; or stores that were encoded before."""
+
+    tokenizer: str
+    """A tokenizer: see `latentlab tokenizers`; for MIND a discrete one."""
+    release: str | None = None
+    weights: Path | None = None
+    """Weights of the tokenizer, instead of the release's."""
+    train: str | None = None
+    """Images as in ``--data``; their latents are computed once and kept in latentlab's cache."""
+    validation: str | None = None
+    """Held-out images; their loss is logged."""
+    store: Path | None = None
+    """Folder that `latentlab encode` wrote, instead of ``train``."""
+    mirrored_store: Path | None = None
+    """The same images mirrored, instead of ``mirror`` with ``train``."""
+    validation_store: Path | None = None
+    image_size: PositiveInt | None = None
+    limit: PositiveInt | None = None
+    mirror: bool = True
+    """Also encode every image mirrored left to right, and train on either copy with probability 1/2."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.train is None) == (self.store is None):
+            raise ValueError("give either train (images) or store (a folder of latents with codes)")
+        return self
+
+
+class OptimiserConfig(Strict):
+    """AdamW with a linear warm-up, then a constant rate or half a cosine."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Images per step over all ranks and accumulated parts."""
+    accumulate: PositiveInt = 1
+    """Parts that a rank's share of a step is taken in, one after the other."""
+    learning_rate: PositiveFloat | None = None
+    """None for 1e-4 times batch_size/256, at most 4e-4."""
+    final_learning_rate: NonNegativeFloat | None = None
+    """End of a half cosine; None keeps the rate constant after the warm-up."""
+    warmup_steps: NonNegativeInt = 2500
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat = 1.0
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+
+    @property
+    def peak(self) -> float:
+        """Learning rate after the warm-up."""
+        return min(4e-4, 1e-4 * self.batch_size / 256) if self.learning_rate is None else self.learning_rate
+
+
+class PreviewConfig(Strict):
+    """Pictures and scores while training; steps between them, 0 for never."""
+
+    grid_every: NonNegativeInt = 0
+    per_class: PositiveInt = 2
+    classes: PositiveInt = 10
+    """Classes in a grid: the first ones."""
+    score_every: NonNegativeInt = 0
+    """Frechet distance of samples to the training images, with raw and with averaged weights."""
+    score_images: PositiveInt = 2000
+    extractor: str = "efficientnet-lite0"
+    """Whose features: on those of ``inception`` it is called FID."""
+    batch_size: PositiveInt = 50
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    """Sampler settings that differ from the defaults; they are recorded in the weights as recommended."""
+
+
+class RunConfig(Strict):
+    """One training run; a kind of generator adds its model, data and objective."""
+
+    name: str
+    data: DataConfig
+    optimiser: OptimiserConfig
+    preview: PreviewConfig = PreviewConfig()
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["float32", "autocast"] = "autocast"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several ranks share the work: copies of the model, or shards of it (FSDP2) where it does not fit."""
+    checkpoint_blocks: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    compile: bool | None = None
+    """Compile the blocks; None does so on CUDA only."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 50
+    validate_every: NonNegativeInt = 0
+    """Steps between losses on held-out images; 0 for never."""
+    validation_images: PositiveInt = 512
+    checkpoint_every: PositiveInt = 1000
+    export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _validation_has_data(self) -> Self:
+        if self.validate_every and self.data.validation is None and self.data.validation_store is None:
+            raise ValueError("validate_every needs data.validation or data.validation_store")
+        return self
