@@ -2,7 +2,7 @@
 
 The plain model is what an experienced user writes from the paper with torch's usual building blocks: attention as two products
 around a softmax that exists in full, one big linear layer for the logits of all tokens, losses by autograd. It reads the weights
-of a `mind.network.Mind`, so that losses and gradients can be compared.
+of a `mind.network.Mind` with 1-D positions, so that losses and gradients can be compared.
 """
 
 import math

@@ -107,7 +107,7 @@ def gradient_difference(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--size", default="mind-s")
+    parser.add_argument("--size", default="mind-s", choices=["mind-s", "mind-b", "mind-xl"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="float32", choices=["float32", "autocast"])
     parser.add_argument("--chunk", type=int, default=512)

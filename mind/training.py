@@ -7,13 +7,14 @@ A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.utils import WeakFileLock
 from torch import Tensor
 
 from latentlab.checkpoints import load_checkpoint, save_checkpoint
@@ -22,7 +23,7 @@ from latentlab.optimisation import learning_rate, update_average
 from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, stop_signal
-from latentlab.runtime import choose_device, peak_memory, progress, say
+from latentlab.runtime import choose_device, make_writable, peak_memory, progress, say
 from mind.parallel import Workers
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
@@ -301,8 +302,14 @@ def train(config: RunConfig, recipe: Callable[[torch.device], Recipe], out: Path
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    with joined_ranks(chosen.type) as ranks:
+    make_writable(out)
+    with joined_ranks(chosen.type) as ranks, _alone(out, ranks):
         return Trainer(config, lambda: recipe(chosen), out, chosen, ranks).run()
+
+
+def _alone(out: Path, ranks: Ranks) -> AbstractContextManager[Any]:
+    """Keep other runs out of the folder: a second one waits, and finds the work done."""
+    return WeakFileLock(out / ".lock") if ranks.first else nullcontext()
 
 
 def _finite(value: float) -> bool:

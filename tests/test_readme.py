@@ -19,21 +19,41 @@ COMMANDS = [
     line.split("  #")[0].strip() for line in README.read_text().splitlines() if line.startswith("    latentlab ")
 ]
 
+
+def _set(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 LESS = {
     "analyze": ["--limit", "60", "--metrics", "sec,lnc", "--device", "cpu"],
     "compare": ["--limit", "60", "--metrics", "sec", "--device", "cpu"],
     "collapse": ["--images", "1", "--seeds", "1", "--iterations", "1", "--device", "cpu"],
     "encode": ["--limit", "60", "--device", "cpu"],
-    "train": [
-        "--set",
-        "optimiser.steps=2",
-        "--set",
-        "data.limit=20",
-        "--set",
-        "validation_images=8",
+    "train tokenizer": [*_set("optimiser.steps=2", "data.limit=20", "validation_images=8"), "--device", "cpu"],
+    "train mind": [
+        *_set(
+            "optimiser.steps=2",
+            "data.limit=20",
+            "validation_images=8",
+            "preview.per_class=1",
+            "preview.sampler.steps=2",
+        ),
         "--device",
         "cpu",
     ],
+    "train sit": [
+        *_set(
+            "optimiser.steps=2",
+            "data.limit=20",
+            "validation_images=8",
+            "preview.per_class=1",
+            "preview.sampler.steps=2",
+        ),
+        "--device",
+        "cpu",
+    ],
+    "sample mind": [*_set("steps=2"), "--device", "cpu"],
+    "ablate": [*_set("samples=10", "sample.steps=2"), "--device", "cpu"],
 }
 
 
@@ -56,7 +76,7 @@ def test_the_readme_documents_every_command() -> None:
 def test_documented_command(command: str, place: Path) -> None:
     words = shlex.split(command.replace("--out DIR", "--out out").replace("DIR", "in"))[1:]
     done = subprocess.run(
-        [sys.executable, "-m", "latentlab", *words, *LESS.get(words[0], [])],
+        [sys.executable, "-m", "latentlab", *words, *LESS.get(" ".join(words[:2]), LESS.get(words[0], []))],
         capture_output=True,
         text=True,
         check=False,
@@ -68,8 +88,9 @@ def test_documented_command(command: str, place: Path) -> None:
 
 
 def test_python_example(place: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    example = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL))
     rng = np.random.default_rng(0)
-    names = {"z": rng.normal(size=(60, 4, 4, 4)), "y": np.arange(60) % 3, "images": torch.zeros(2, 3, 32, 32)}
+    names = {"torch": torch, "z": rng.normal(size=(60, 4, 4, 4)), "y": np.arange(60) % 3, "images": torch.zeros(2, 3, 32, 32)}
     exec(example.replace('"DIR"', '"in"'), names)
     assert 0 < names["m"].value < 1 and names["codes"].shape == (2, 8, 8)
+    assert names["samples"].indices.shape == (3, 64) and names["logits"].shape == (3, 64, 512)

@@ -217,7 +217,7 @@ def launch(code: str, folder: Path, *arguments: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "--no-python"]
     done = subprocess.run(
         [sys.executable, *launcher, sys.executable, "-c", code, str(folder), *arguments],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, check=False,
+        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
