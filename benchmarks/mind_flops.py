@@ -59,7 +59,7 @@ def main() -> None:
     batch, repeats = options.batch or (128 if on_gpu else 1), options.repeats or (20 if on_gpu else 3)
     precision, dtype, side = ("autocast", torch.bfloat16, 8192) if on_gpu else ("float32", torch.float32, 1024)
     print_setting()
-    prepared = prepare(str(device), options.size, batch, precision, options.chunk, checkpoint=False, ours=True)
+    prepared = prepare(str(device), options.size, batch, precision, options.chunk, recompute="nothing", ours=True)
     seconds = medians({"step": partial(step, prepared)}, repeats, device, warm_up=3)["step"]
     rate = 3 * forward_operations(options.size) * batch / seconds
     product = product_rate(device, side, dtype)

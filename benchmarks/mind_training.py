@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from common import peak_memory, print_setting
@@ -20,6 +21,7 @@ from latentlab.runtime import choose_device
 from mind.config import sized
 from mind.network import Mind
 from mind.objective import MindObjective, SoftTopK
+from mind.recompute import Recompute
 
 
 @dataclass
@@ -34,13 +36,13 @@ class Setup:
 
 
 def prepare(
-    device: str, size: str, n: int, precision: str, chunk: int, checkpoint: bool, ours: bool
+    device: str, size: str, n: int, precision: str, chunk: int, recompute: Recompute, ours: bool
 ) -> tuple[Setup, Callable[[Setup], Tensor]]:
     """Return a setup and the loss to step with, after one step: lazily loaded libraries and optimiser state are there."""
     torch.manual_seed(0)
     config = sized(size)
     model = Mind(config).to(device).set_precision(precision)
-    model.checkpoint_blocks = checkpoint
+    model.recompute = recompute
     if ours and device.startswith("cuda"):  # as the trainer does
         for block in model.blocks:
             block.compile()
@@ -117,19 +119,20 @@ def main() -> None:
     print_setting()
     print(f"{options.size}, batch {options.batch}, {options.precision}, {device_name(device)}")
     arguments = (options.size, options.batch, options.precision, options.chunk)
-    peer = prepare(str(device), *arguments, False, False)
-    peer_memory = memory(device, *arguments, False, False)
+    peer = prepare(str(device), *arguments, "nothing", False)
+    peer_memory = memory(device, *arguments, "nothing", False)
     state = 3 * sum(p.numel() * p.element_size() for p in peer[0].model.parameters()) / 2**20
-    for name, checkpoint in (("ours", False), ("ours, blocks computed again", True)):
-        ours = prepare(str(device), *arguments, checkpoint, True)
-        difference = gradient_difference(ours, prepare(str(device), *arguments, False, False))
+    for recompute in get_args(Recompute):
+        ours = prepare(str(device), *arguments, recompute, True)
+        difference = gradient_difference(ours, prepare(str(device), *arguments, "nothing", False))
         runs = {"ours": partial(step, ours), "peer": partial(step, peer)}
         seconds, peer_seconds = medians(runs, options.repeats, device).values()
-        used = memory(device, *arguments, checkpoint, True)
+        used = memory(device, *arguments, recompute, True)
+        whole = (used + state) / (peer_memory + state)
         print(
-            f"{name}: {seconds:.3f} s against {peer_seconds:.3f} s, ratio {peer_seconds / seconds:.2f}x; memory of the step "
-            f"{used:.0f} MiB against {peer_memory:.0f}, ratio {used / peer_memory:.2f} (with weights, moments and average "
-            f"{(used + state) / (peer_memory + state):.2f}); gradients differ by {difference:.1e} (medians of {options.repeats})",
+            f"ours, recompute {recompute}: {seconds:.3f} s against {peer_seconds:.3f} s, ratio {peer_seconds / seconds:.2f}x; "
+            f"memory of the step {used:.0f} MiB against {peer_memory:.0f}, ratio {used / peer_memory:.2f} (with weights, moments "
+            f"and average {whole:.2f}); gradients differ by {difference:.1e} (medians of {options.repeats})",
             flush=True,
         )
 

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from latentlab.errors import UserError
 from mind.config import MindConfig
 from mind.geometry import Norm, TokenTable, soft_topk
 from mind.layers import Block, FourierMapper, Head, ResidualMapper, RotaryPositions, TimeEmbedding
 from mind.process import Process
+from mind.recompute import Recompute, run_block
 
 Precision = Literal["float32", "autocast", "released_bf16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "autocast", "released_bf16")
@@ -29,7 +29,7 @@ class Mind(nn.Module):
         config: the shape.
         process: forward process of the states it reads.
         table: token embeddings on the product of spheres, trained with the rest.
-        checkpoint_blocks: compute each block again in the backward pass instead of keeping its activations.
+        recompute: what of the blocks' activations is computed again in the backward pass; see `mind.recompute`.
         metadata: header entries of the file the weights came from.
     """
 
@@ -38,7 +38,7 @@ class Mind(nn.Module):
         super().__init__()
         self.config = config
         self.process = Process(config.noise_process, config.noise_factor, config.signal_factor)
-        self.checkpoint_blocks = False
+        self.recompute: Recompute = "nothing"
         self.metadata: dict[str, str] = {}
         self._precision: Precision = "float32"
         # Unused by any computation; the released checkpoints hold it and the published parameter count includes it.
@@ -82,10 +82,7 @@ class Mind(nn.Module):
         cosine, sine = self.rotary(hidden.shape[1])
         with self._autocast(hidden.device.type):
             for block in self.blocks[first:last]:
-                if self.checkpoint_blocks and torch.is_grad_enabled():
-                    hidden = checkpoint(block, hidden, cond, cosine, sine, use_reentrant=False)
-                else:
-                    hidden = block(hidden, cond, cosine, sine)
+                hidden = run_block(block, self.recompute, hidden, cond, cosine, sine)
         return hidden
 
     def output(self, hidden: Tensor, cond: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Recipe(ABC):
     def network(self) -> Any:
         """Return a fresh network on the CPU; its weights depend on torch's seed.
 
-        It has ``blocks`` (a `ModuleList` of its largest parts), ``checkpoint_blocks`` and ``set_precision``.
+        It has ``blocks`` (a `ModuleList` of its largest parts), ``recompute`` and ``set_precision``.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from latentlab.configuration import Strict
+from mind.recompute import Recompute
 
 
 class DataConfig(Strict):
@@ -90,8 +91,9 @@ class RunConfig(Strict):
     precision: Literal["float32", "autocast"] = "autocast"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How several ranks share the work: copies of the model, or shards of it (FSDP2) where it does not fit."""
-    checkpoint_blocks: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    recompute: Recompute | None = None
+    """Which activations are computed again in the backward pass instead of kept; None for ``cheap``, or ``nothing`` where the
+    blocks are compiled (a compiled block decides by itself)."""
     compile: bool | None = None
     """Compile the blocks; None does so on CUDA only."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()

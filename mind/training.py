@@ -195,10 +195,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = self.recipe.network().to(self.device).train()
         network.set_precision(config.precision)
-        network.checkpoint_blocks = config.checkpoint_blocks
-        if config.compile or (config.compile is None and self.device.type == "cuda"):
-            for block in network.blocks:
-                block.compile()
+        compiled = self.device.type == "cuda" if config.compile is None else config.compile
+        if compiled and config.recompute == "cheap":
+            raise UserError(
+                "recompute: cheap is for blocks that are not compiled: set compile=false, or recompute=blocks"
+            )
+        network.recompute = config.recompute or ("nothing" if compiled else "cheap")
+        for block in network.blocks if compiled else ():
+            block.compile()
         return network
 
     def weights(self, averaged: bool) -> Any:

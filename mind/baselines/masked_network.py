@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from latentlab.errors import UserError
 from mind.baselines.categorical_head import CategoricalHead
@@ -18,6 +17,7 @@ from mind.baselines.diffusion_head import DiffusionHead
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_layers import EPSILON, MaskedBlock, Packing
 from mind.baselines.transformer_layers import patchify
+from mind.recompute import Recompute, run_block
 
 Precision = Literal["float32", "autocast"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "autocast")
@@ -29,7 +29,7 @@ class MaskedTransformer(nn.Module):
     Attributes:
         config: the shape, and what it is trained on.
         head: `CategoricalHead` or `DiffusionHead`, called apart.
-        checkpoint_blocks: compute each block again in the backward pass instead of keeping its activations.
+        recompute: what of the blocks' activations is computed again in the backward pass; see `mind.recompute`.
         metadata: header entries of the file the weights came from.
     """
 
@@ -39,7 +39,7 @@ class MaskedTransformer(nn.Module):
         """Build with fresh weights: Xavier for linear layers, N(0, 0.02^2) for classes, mask token and positions."""
         super().__init__()
         self.config = config
-        self.checkpoint_blocks = False
+        self.recompute: Recompute = "nothing"
         self.metadata: dict[str, str] = {}
         self._precision: Precision = "float32"
         h, places = config.width, config.class_tokens + config.length
@@ -112,10 +112,7 @@ class MaskedTransformer(nn.Module):
 
     def _run(self, blocks: Iterable[nn.Module], x: Tensor, attended: Tensor | None = None) -> Tensor:
         for block in blocks:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, attended, use_reentrant=False)
-            else:
-                x = block(x, attended)
+            x = run_block(block, self.recompute, x, attended)
         return x
 
     def to_tokens(self, latents: Tensor) -> Tensor:

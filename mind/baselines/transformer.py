@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from latentlab.errors import UserError
 from mind.baselines.positions import rotary_tables, sinusoidal_positions
 from mind.baselines.transformer_config import TransformerConfig
 from mind.baselines.transformer_layers import Head, Rotary, TransformerBlock, patchify, unpatchify
 from mind.layers import TimeEmbedding
+from mind.recompute import Recompute, run_block
 
 Precision = Literal["float32", "autocast", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "autocast", "bfloat16")
@@ -27,7 +27,7 @@ class LatentTransformer(nn.Module):
 
     Attributes:
         config: the shape.
-        checkpoint_blocks: compute each block again in the backward pass instead of keeping its activations.
+        recompute: what of the blocks' activations is computed again in the backward pass; see `mind.recompute`.
         metadata: header entries of the file the weights came from.
     """
 
@@ -37,7 +37,7 @@ class LatentTransformer(nn.Module):
         """Build with fresh weights; blocks start as the identity and the output at zero."""
         super().__init__()
         self.config = config
-        self.checkpoint_blocks = False
+        self.recompute: Recompute = "nothing"
         self.metadata: dict[str, str] = {}
         self._precision: Precision = "float32"
         self.patch = nn.Linear(config.in_channels * config.patch ** len(config.sides), config.width)
@@ -81,10 +81,7 @@ class LatentTransformer(nn.Module):
         if config.position != "sinusoidal":
             rotary = Rotary(*rotary_tables(config.patches, config.head_dim, hidden.device))
         for block in self.blocks:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, cond, rotary, use_reentrant=False)
-            else:
-                hidden = block(hidden, cond, rotary)
+            hidden = run_block(block, self.recompute, hidden, cond, rotary)
         return hidden
 
     @property

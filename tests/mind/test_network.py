@@ -189,11 +189,12 @@ def test_embeddings_and_soft_topk_are_those_of_the_table(released: Any) -> None:
     assert torch.equal(model.soft_topk(logits, 7, norm="subvector"), soft_topk(logits, z[0], 7, "subvector", 4))
 
 
-def test_checkpointed_blocks_give_the_same_gradients(released: Any) -> None:
+@pytest.mark.parametrize("recompute", ["cheap", "blocks"])
+def test_recomputed_blocks_give_the_same_gradients(released: Any, recompute: Any) -> None:
     gradients = []
-    for checkpointed in (False, True):
+    for chosen in ("nothing", recompute):
         model = model_of(released.state(**released.tiny)).train()
-        model.checkpoint_blocks = checkpointed
+        model.recompute = chosen
         model.logits(*released.inputs()).square().mean().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 60

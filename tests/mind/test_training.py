@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_taken_again(config_file: Path, straight: Path) ->
 
 
 def test_every_checkpoint_continues_with_the_same_bits_in_bfloat16(config_file: Path, tmp_path: Path) -> None:
-    overrides = ("precision=autocast", "optimiser.accumulate=2", "checkpoint_blocks=true", "optimiser.steps=3")
+    overrides = ("precision=autocast", "optimiser.accumulate=2", "recompute=blocks", "optimiser.steps=3")
     train(load_config(config_file, overrides), tmp_path / "straight", device="cpu")
     for _ in range(3):
         trainer = tiny(config_file, tmp_path / "pieces", *overrides)

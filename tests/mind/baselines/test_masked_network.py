@@ -124,11 +124,12 @@ def test_no_class_is_the_mask_token_or_an_embedding_of_its_own() -> None:
         assert torch.equal(first, model(CODES[:1], MASKED[:1], torch.tensor([3])))
 
 
-def test_recomputed_blocks_give_the_same_gradients() -> None:
+@pytest.mark.parametrize("recompute", ["cheap", "blocks"])
+def test_recomputed_blocks_give_the_same_gradients(recompute: Any) -> None:
     gradients = []
-    for recompute in (False, True):
+    for chosen in ("nothing", recompute):
         model = tiny()
-        model.checkpoint_blocks = recompute
+        model.recompute = chosen
         model(CODES, MASKED, LABELS).square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for plain, again in zip(*gradients, strict=True):

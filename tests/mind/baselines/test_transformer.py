@@ -211,11 +211,12 @@ def test_patches_put_together_give_the_latent_back(shape: tuple[int, ...], p: in
     assert torch.equal(unpatchify(patches, p, shape[2:] if len(shape) == 4 else shape[1:2]), x)
 
 
-def test_checkpointed_blocks_give_the_same_gradients() -> None:
+@pytest.mark.parametrize("recompute", ["cheap", "blocks"])
+def test_recomputed_blocks_give_the_same_gradients(recompute: Any) -> None:
     gradients = []
-    for kept in (False, True):
+    for chosen in ("nothing", recompute):
         model = model_of(kind="lightningdit").requires_grad_(True)
-        model.checkpoint_blocks = kept
+        model.recompute = chosen
         model(*inputs(model.config)).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
