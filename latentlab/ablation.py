@@ -70,7 +70,7 @@ class Plan:
     @cached_property
     def reference(self) -> ImageSet:
         """Real images."""
-        return open_data(self.grid.reference)
+        return open_data(self.grid.reference, limit=self.grid.reference_limit)
 
     def weights(self, cell: Cell) -> Path:
         """Return the weights that a cell samples from."""

@@ -73,6 +73,7 @@ class Grid(Strict):
         weights: a model that all rows only sample from (a name or file for `mind.find_weights`).
         samples: images per row; distances of different numbers do not compare.
         reference: real images, as in ``--data``.
+        reference_limit: at most so many of them, balanced over classes.
         extractor: features in which the distance is measured.
         train: training settings of all rows by dotted key.
         sample: sampler settings of all rows.
@@ -85,6 +86,7 @@ class Grid(Strict):
     weights: str | None = None
     samples: PositiveInt
     reference: str = "fashion:test"
+    reference_limit: PositiveInt | None = None
     extractor: str = "efficientnet-lite0"
     train: dict[str, Any] = Field(default_factory=dict)
     sample: dict[str, Any] = Field(default_factory=dict)

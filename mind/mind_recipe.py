@@ -39,7 +39,7 @@ class MindRecipe(Recipe):
         self.config: TrainConfig = config
         self.device, self.model = device, config.mind
         self._sampler = SamplerSettings(**config.preview.sampler)
-        self.source = open_tokens(config.data, self.model, device)
+        self.source = open_tokens(config.data, self.model, device, config.validation_images)
         self.n, self.images = self.source.train.n, self.source.images
 
     def network(self) -> Mind:

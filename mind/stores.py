@@ -33,8 +33,10 @@ class Stores:
     images: ImageSet | None
 
 
-def open_stores(data: DataConfig, tokenizer: Tokenizer, device: torch.device, dtype: str) -> Stores:
-    """Encode what is not in the cache yet, in ``dtype``, and open everything.
+def open_stores(
+    data: DataConfig, tokenizer: Tokenizer, device: torch.device, dtype: str, held_out: int | None = None
+) -> Stores:
+    """Encode what is not in the cache yet, in ``dtype``, and open everything; at most ``held_out`` images of validation.
 
     Raises:
         UserError: images that cannot be opened, or a store that another tokenizer made.
@@ -44,11 +46,13 @@ def open_stores(data: DataConfig, tokenizer: Tokenizer, device: torch.device, dt
     if data.mirrored_store is not None or (data.mirror and images is not None):
         mirrored = None if images is None else MirroredImages(images)
         train.append(_store(tokenizer, mirrored, data.mirrored_store, device, dtype))
-    held_out = None
+    validation = None
     if data.validation is not None or data.validation_store is not None:
-        others = None if data.validation is None else open_data(data.validation, image_size=data.image_size)
-        held_out = _store(tokenizer, others, data.validation_store, device, dtype)
-    return Stores(train, held_out, tokenizer, images)
+        others = None
+        if data.validation is not None:
+            others = open_data(data.validation, image_size=data.image_size, limit=held_out)
+        validation = _store(tokenizer, others, data.validation_store, device, dtype)
+    return Stores(train, validation, tokenizer, images)
 
 
 def chosen_tokenizer(data: DataConfig, device: torch.device) -> Tokenizer:

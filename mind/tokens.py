@@ -58,8 +58,8 @@ class TokenSource:
     """The training images, where they are known; what samples are scored against."""
 
 
-def open_tokens(data: DataConfig, model: MindConfig, device: torch.device) -> TokenSource:
-    """Encode what is not in the cache yet, and return all tokens in memory.
+def open_tokens(data: DataConfig, model: MindConfig, device: torch.device, held_out: int | None = None) -> TokenSource:
+    """Encode what is not in the cache yet, and return all tokens in memory; of at most ``held_out`` images of validation.
 
     Raises:
         UserError: the tokenizer is not discrete, a store was made by another one or lacks codes or labels, or tokens do not
@@ -68,9 +68,9 @@ def open_tokens(data: DataConfig, model: MindConfig, device: torch.device) -> To
     tokenizer = chosen_tokenizer(data, device)
     if not isinstance(tokenizer, DiscreteTokenizer):
         raise UserError(f"tokenizer '{data.tokenizer}' is continuous: MIND learns ids, choose a discrete one (ibq)")
-    stores = open_stores(data, tokenizer, device, "float16")
-    held_out = None if stores.validation is None else token_set([stores.validation], model)
-    return TokenSource(token_set(stores.train, model), held_out, tokenizer, stores.images)
+    stores = open_stores(data, tokenizer, device, "float16", held_out)
+    validation = None if stores.validation is None else token_set([stores.validation], model)
+    return TokenSource(token_set(stores.train, model), validation, tokenizer, stores.images)
 
 
 def token_set(stores: list[LatentStore], model: MindConfig | CodeLimits) -> TokenSet:

@@ -53,7 +53,7 @@ LESS = {
         "cpu",
     ],
     "sample mind": [*_set("steps=2"), "--device", "cpu"],
-    "ablate": [*_set("samples=10", "sample.steps=2"), "--device", "cpu"],
+    "ablate": [*_set("samples=10", "sample.steps=2", "reference_limit=20"), "--device", "cpu"],
 }
 
 
@@ -90,7 +90,12 @@ def test_documented_command(command: str, place: Path) -> None:
 def test_python_example(place: Path) -> None:
     example = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL))
     rng = np.random.default_rng(0)
-    names = {"torch": torch, "z": rng.normal(size=(60, 4, 4, 4)), "y": np.arange(60) % 3, "images": torch.zeros(2, 3, 32, 32)}
+    names = {
+        "torch": torch,
+        "z": rng.normal(size=(60, 4, 4, 4)),
+        "y": np.arange(60) % 3,
+        "images": torch.zeros(2, 3, 32, 32),
+    }
     exec(example.replace('"DIR"', '"in"'), names)
     assert 0 < names["m"].value < 1 and names["codes"].shape == (2, 8, 8)
     assert names["samples"].indices.shape == (3, 64) and names["logits"].shape == (3, 64, 512)

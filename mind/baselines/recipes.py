@@ -50,7 +50,7 @@ class BaselineRecipe(Recipe):
         self._sampler = sampler_settings(config.kind, config.preview.sampler)
         self.tokenizer = chosen_tokenizer(config.data, device)
         vocabulary = _vocabulary(self.tokenizer, config)
-        stores = open_stores(config.data, self.tokenizer, device, "float32")
+        stores = open_stores(config.data, self.tokenizer, device, "float32", config.validation_images)
         self.images = stores.images
         shape = tuple(tokenizer_layout(stores.train[0].take(slice(0, 1))).shape[1:])
         self._shape: Any = (
