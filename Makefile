@@ -35,7 +35,7 @@ figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
-	for file in viv sec lnc gmm spatial frechet ifid uniformity everything; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in viv sec lnc gmm spatial frechet ifid uniformity everything mind_training mind_sampling mind_flops; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -33,6 +33,7 @@ def draw(tokenizers: Mapping[str, Details], variances: Mapping[str, Details] | N
         if name in below:
             _curve(panels[1], below[name], "curve", index)
     panels[0].axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    panels[0].autoscale_view(scalex=False)  # else a line just outside the curves lies on the edge
     panels[0].set(xlim=(0, 1), ylabel="step length / even step")
     band = "; band: 95 % interval" if panels[0].collections else ""
     heading(panels[0], "Length of the steps of the sampler", tokenizers, f"1: straight at constant speed{band}")

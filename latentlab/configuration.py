@@ -53,6 +53,8 @@ def _find(path: str | Path, shipped: Mapping[str, Path], kind: str) -> Path:
     file = Path(path)
     if file.is_file():
         return file
+    if file.parent.name == "configs" and file.stem in shipped:  # as if the shipped ones lay in the working directory
+        return shipped[file.stem]
     if file.suffix or len(file.parts) > 1:
         raise UserError(f"there is no configuration file {file}; shipped ones: {', '.join(shipped)}")
     if str(path) not in shipped:

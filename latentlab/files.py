@@ -31,6 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # some writers make files that nobody else may read
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentlab import __version__
-from latentlab.ablation_training import WEIGHTS, norm_history
+from latentlab.ablation_training import norm_history
 from latentlab.encoding import slug
 from latentlab.errors import UserError
 from latentlab.files import write_json, write_text
@@ -23,7 +23,7 @@ from latentlab.runtime import make_writable, say
 from latentlab.tokenizers.base import DiscreteTokenizer
 from mind.learned_geometry import LearnedGeometry, codebook_agreement, learned_geometry, nearest_codes
 from mind.network import Mind
-from mind.open_generator import open_generator
+from mind.open_generator import open_generator, weight_file
 from mind.released import load_mind, load_released
 from mind.weight_files import find_weights
 
@@ -77,7 +77,7 @@ def open_subject(weights: str | Path, name: str, seed: int = 0) -> Subject:
         UserError: no weights there, or a table that cannot be measured.
     """
     run = Path(weights) if Path(weights).is_dir() else None
-    model, tokenizer, grid = _opened(weights if run is None else run / WEIGHTS)
+    model, tokenizer, grid = _opened(weight_file(weights))
     geometry = learned_geometry(model.table, seed)
     history = {} if run is None else norm_history(run)
     if tokenizer is None:

@@ -25,6 +25,13 @@ def check_fits(state: Mapping[str, Tensor], expected: Shapes, source: str, remed
         raise UserError(f"{source}: {'; '.join(problems)}{remedy}")
 
 
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise `UserError` when weights are NaN or infinite; says which."""
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise UserError(f"{source} holds NaN or infinite weights ({_listed(bad)}): the training that made it failed")
+
+
 def misfits(state: Mapping[str, Tensor], expected: Shapes) -> list[str]:
     """Describe what ``state`` lacks, has too much, or has in another shape; one entry per kind, empty when it fits."""
     shapes = {name: list(one.shape if isinstance(one, Tensor) else one) for name, one in expected.items()}

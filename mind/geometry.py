@@ -51,8 +51,8 @@ def project(x: Tensor, norm: Norm, size: int) -> Tensor:
 
 def aggregate(values: Tensor, rows: Tensor) -> Tensor:
     """Return the mean [...,d] of ``rows`` [...,k,d] weighted by the softmax of the logits ``values`` [...,k] (eq. 2)."""
-    weights = torch.softmax(values, dim=-1)
-    weights = weights / (weights.sum(-1, keepdim=True) + 1e-5)
+    weights = torch.softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
+    weights = (weights / (weights.sum(-1, keepdim=True) + 1e-5)).to(rows.dtype)
     return (weights.unsqueeze(-2) @ rows).squeeze(-2)
 
 
@@ -65,7 +65,12 @@ def soft_topk(logits: Tensor, vectors: Tensor, k: int, norm: Norm, size: int) ->
         k: how many of the largest logits count; at most v.
         norm: as in `project`.
         size: g.
+
+    Raises:
+        UserError: k below 1, or an unknown norm.
     """
+    if k < 1:
+        raise UserError(f"the soft top-k mapping needs k of at least 1, got {k}")
     values, indices = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return project(aggregate(values, vectors[indices]), norm, size)
 

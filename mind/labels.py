@@ -35,7 +35,7 @@ def class_labels(count: int, classes: int, sampling: LabelSampling = "equal", se
     return torch.cat([balanced, torch.randint(classes, (count % classes,), generator=generator)])
 
 
-def rank_slice(count: int, rank: int, ranks: int, strict_released_bugs: bool = False) -> slice:
+def rank_slice(count: int, rank: int, ranks: int) -> slice:
     """Return the part of 0 .. count-1 that belongs to a rank: contiguous, and over all ranks every entry once.
 
     The last count % ranks ranks have one entry more than the others.
@@ -44,8 +44,6 @@ def rank_slice(count: int, rank: int, ranks: int, strict_released_bugs: bool = F
         count: number of samples of all ranks.
         rank: 0 .. ranks-1.
         ranks: number of processes.
-        strict_released_bugs: start at rank times this rank's own number of entries, as the released code does: uneven parts then
-            leave gaps, and the last one ends too early.
 
     Raises:
         UserError: no such rank.
@@ -55,5 +53,5 @@ def rank_slice(count: int, rank: int, ranks: int, strict_released_bugs: bool = F
     share, rest = divmod(count, ranks)
     longer = max(0, rank - (ranks - rest))  # ranks below this one that have one entry more
     own = share + (rank >= ranks - rest)
-    start = rank * own if strict_released_bugs else rank * share + longer
-    return slice(min(start, count), min(start + own, count))
+    start = rank * share + longer
+    return slice(start, start + own)

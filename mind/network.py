@@ -92,11 +92,21 @@ class Mind(nn.Module):
         return logits
 
     def logits(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Return logits [b,l,v] of states [b,l,d] at times [b] (1 is data) for classes [b]."""
+        """Return logits [b,l,v] of states [b,l,d] at times [b] (1 is data) for classes [b].
+
+        Raises:
+            UserError: a class that the model does not have.
+        """
+        _check_range("class ids", labels, self.config.num_classes + 1)
         return self.output(*self(x, t, labels))
 
     def embed(self, indices: Tensor) -> Tensor:
-        """Return the embeddings [...,d] of token ids [...], on the product of spheres."""
+        """Return the embeddings [...,d] of token ids [...], on the product of spheres.
+
+        Raises:
+            UserError: ids outside the vocabulary.
+        """
+        _check_range("token ids", indices, self.config.vocab_size)
         embedded: Tensor = self.table(indices)
         return embedded
 
@@ -130,3 +140,9 @@ class Mind(nn.Module):
         if self._precision == "float32":
             return nullcontext()
         return torch.autocast(device, torch.bfloat16)
+
+
+def _check_range(what: str, values: Tensor, end: int) -> None:
+    """Raise `UserError` unless all ``values`` lie in 0 .. end-1; only on a CPU, a GPU would have to wait for the answer."""
+    if values.device.type == "cpu" and values.numel() and not 0 <= int(values.min()) <= int(values.max()) < end:
+        raise UserError(f"{what} must lie in 0 .. {end - 1}, got {int(values.min())} .. {int(values.max())}")

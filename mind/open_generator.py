@@ -21,6 +21,7 @@ from mind.settings import SamplerSettings
 from mind.weight_files import TokenizerRecord, find_weights, read_header
 
 EXPORT = "mind.safetensors"
+AVERAGED_EXPORT = "mind_ema.safetensors"
 """What a training run leaves in its folder: its raw weights (and ``mind_ema.safetensors``, the averaged ones)."""
 
 SAMPLER_ENTRY = "sampler"
@@ -43,6 +44,8 @@ def open_generator(
     tokenizer: TokenizerChoice = TokenizerChoice(),
     precision: Precision | None = None,
     device: torch.device | str = "cpu",
+    averaged: bool = False,
+    model: Mapping[str, Any] | None = None,
 ) -> MindGenerator:
     """Return MIND with these weights, ready to draw.
 
@@ -53,32 +56,39 @@ def open_generator(
         tokenizer: what decodes the tokens, where it is not to be what the weight file says.
         precision: None for the released run's for the authors' weights, else ``float32``.
         device: where everything runs.
+        averaged: take the averaged weights, of a training run or of the authors' container, instead of the raw ones.
+        model: fields of `MindConfig` that the authors' container does not tell.
 
     Raises:
-        UserError: weights or tokenizer that are missing, damaged or do not fit each other, an unknown setting or value.
+        UserError: weights or tokenizer that are missing, damaged or do not fit each other, an unknown setting or value, or
+            something asked of a weight file that does not have it.
     """
-    path = weight_file(weights)
+    path = weight_file(weights, averaged)
     if _is_ours(path):
         header = read_header(path)
+        if model:
+            raise UserError(f"{path} says what model it holds: leave out {', '.join(model)}")
+        if averaged and header.metadata.get("weights") != "averaged":
+            raise UserError(f"{path} holds raw weights only: give the folder of a training run, or leave averaging out")
         record, recommended = header.tokenizer, _recommended(path, header.metadata)
-        model = load_mind(path)
+        mind = load_mind(path)
     else:
-        model, record, recommended = load_released(path), None, {}
+        mind, record, recommended = load_released(path, ema=averaged, **(model or {})), None, {}
     chosen = sampler_settings({**recommended, **(settings or {})})
     decoder = chosen_tokenizer(tokenizer, record, path)
     return MindGenerator(
-        model.to(device),
+        mind.to(device),
         decoder,
         chosen,
-        precision=precision or _usual_precision(model, path),
+        precision=precision or _usual_precision(mind, path),
         weights_sha256=file_sha256(path),
     )
 
 
-def weight_file(weights: str | Path) -> Path:
+def weight_file(weights: str | Path, averaged: bool = False) -> Path:
     """Return the file that ``weights`` means: a name, a file, or what a training run exported into its folder.
 
-    Of the two exports of a run these are the raw weights, which the published numbers are of.
+    Of the two exports of a run the raw weights, which the published numbers are of, unless ``averaged`` ones are wanted.
 
     Raises:
         UserError: there is none.
@@ -86,11 +96,12 @@ def weight_file(weights: str | Path) -> Path:
     folder = Path(weights)
     if not folder.is_dir():
         return find_weights(weights)
-    if not (folder / EXPORT).is_file():
+    file = folder / (AVERAGED_EXPORT if averaged else EXPORT)
+    if not file.is_file():
         raise UserError(
-            f"{folder} holds no {EXPORT}: is it the folder of `latentlab train mind`, and is the run finished?"
+            f"{folder} holds no {file.name}: is it the folder of `latentlab train mind`, and is the run finished?"
         )
-    return folder / EXPORT
+    return file
 
 
 def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from latentlab.errors import UserError
+from latentlab.quality.features import feature_extractor
 from latentlab.quality.generation import generation_distance
 from latentlab.ranks import Ranks
 from latentlab.runtime import say
@@ -36,6 +37,8 @@ class Preview:
             raise UserError(
                 "preview.score_every compares samples with the training images: give data.train instead of store"
             )
+        if self._config.score_every and ranks.first:
+            feature_extractor(self._config.extractor)  # its weights may be missing
 
     def take(self, step: int, last: bool, weights: Weights) -> dict[str, float]:
         """Draw and score what is due after ``step`` steps; return the scores. Every rank must call it."""

@@ -4,10 +4,12 @@ The released evaluation code of MIND (arXiv 2606.00094) reads a DeepSpeed contai
 whose entry ``module`` holds the weights. Nothing in a file is ever executed (`latentlab.weights`).
 """
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from latentlab import __version__
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import atomic_path
-from latentlab.weight_fit import check_fits
+from latentlab.weight_fit import check_finite, check_fits
 from latentlab.weights import read_metadata, read_state_dict
 from mind.config import SIZES, MindConfig, read_config_fields, sized
 from mind.layers import RotaryPositions
@@ -27,6 +29,23 @@ EMA_ENTRIES = ("ema", "model_ema", "ema_state_dict", "ema_state")
 """Entries under which averaged weights are looked for; the published numbers use ``module``."""
 
 _USUAL_HEAD = 64
+
+
+class _Inert:
+    """Stands for an object of the training code beside the weights: takes its state, does nothing."""
+
+
+_BOOKKEEPING: list[Any] = [
+    Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.int64)),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # its name before numpy 2, and since
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (_Inert, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_Inert, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+]
+"""What DeepSpeed and training scripts keep beside the weights, and what may be built of it: nothing here runs anything."""
 
 
 def load_released(path: str | Path, *, ema: bool = False, precision: Precision = "float32", **overrides: Any) -> Mind:
@@ -53,13 +72,16 @@ def load_released(path: str | Path, *, ema: bool = False, precision: Precision =
     model = _hollow(config)
     names = own_names(model.state_dict())
     check_fits(state, {name: model.state_dict()[own] for name, own in names.items()}, _fits(path))
+    check_finite(state, str(path))
     return _filled(model, {names[name]: tensor for name, tensor in state.items()}).set_precision(precision)
 
 
 def export_released(model: Mind, path: str | Path) -> None:
-    """Write the weights under their published names into the entry ``module`` of a torch file, as `load_released` reads it.
+    """Write the weights under their published names, as `load_released` reads them.
 
-    Weights keep their precision; ``inv_freq`` gets that of the rotary tables, by which readers tell it.
+    A path that ends in ``.safetensors`` gets that format; any other a torch file with the weights in its entry ``module``, as the
+    authors' container has them. Weights keep their precision; ``inv_freq`` gets that of the rotary tables, by which readers
+    tell it.
 
     Raises:
         UserError: the folder is not writable or the disk is full.
@@ -67,7 +89,10 @@ def export_released(model: Mind, path: str | Path) -> None:
     state = {published_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     state[INV_FREQ] = state[INV_FREQ].to(getattr(torch, model.config.rope_dtype))
     with atomic_path(Path(path)) as temporary:
-        torch.save({"module": state}, temporary)
+        if Path(path).suffix == ".safetensors":
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        else:
+            torch.save({"module": state}, temporary)
 
 
 def save_mind(
@@ -106,6 +131,7 @@ def load_mind(name_or_path: str | Path) -> Mind:
     header, state = read_header(path), read_state_dict(path)
     model = _hollow(header.config)
     check_fits(state, model.state_dict(), _fits(path))
+    check_finite(state, str(path))
     model.metadata = header.metadata
     return _filled(model, state)
 
@@ -118,7 +144,8 @@ def _published_state(path: Path, ema: bool) -> dict[str, Tensor]:
     """Return published name -> tensor of a container."""
     if path.suffix == ".safetensors" and "mind_config" in read_metadata(path):
         raise UserError(f"{path} was written by latentlab, with names of its own: read it with mind.load_mind")
-    raw = _averaged(path) if ema else read_state_dict(path, wrappers=("module",))
+    with torch.serialization.safe_globals(_BOOKKEEPING):
+        raw = _averaged(path) if ema else read_state_dict(path, wrappers=("module",))
     state = {name.replace(COMPILED, ""): tensor for name, tensor in raw.items()}
     if len(state) != len(raw):
         raise UserError(f"{path} holds the same weight with and without '{COMPILED}' in its name: check the file")

@@ -35,6 +35,8 @@ class DataConfig(Strict):
     def _one_source(self) -> Self:
         if (self.train is None) == (self.store is None):
             raise ValueError("give either train (images) or store (a folder of latents with codes)")
+        if self.store is not None and (self.limit is not None or self.image_size is not None):
+            raise ValueError("limit and image_size go with train: a store holds the latents it holds")
         return self
 
 

@@ -23,6 +23,9 @@ from mind.token_choice import Choice, choose, stage
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Called after every step with its number, the state [n,l,d] and the tokens [n,l]."""
 
+OnStart = Callable[[Tensor], None]
+"""Called before the first step with the first state [n,l,d]."""
+
 ANCHOR_TOKEN = 1
 """Token whose embedding is the faint signal of the first state in the released run."""
 
@@ -56,6 +59,7 @@ def sample(
     return_trajectory: bool = False,
     on_step: OnStep | None = None,
     generator: torch.Generator | None = None,
+    on_start: OnStart | None = None,
 ) -> Samples:
     """Sample token ids, all labels as one batch, on the model's device.
 
@@ -73,6 +77,7 @@ def sample(
         return_trajectory: keep the states.
         on_step: called after every step.
         generator: for ``noise: released``, goes on from where it is, instead of a new one from ``seed``.
+        on_start: called before the first step.
 
     Raises:
         UserError: labels that are not classes of the model, or ``noise`` or ``indices`` of another shape.
@@ -88,6 +93,8 @@ def sample(
         source = ReleasedNoise(generator or torch.Generator(device).manual_seed(seed), len(classes), dtype)
     times = step_times(model, settings)
     x = _first_state(model, settings, times[0], _checked_noise(model, noise, len(classes)), source)
+    if on_start is not None:
+        on_start(x)
     walk = _Walk(model, settings, source, times)
     states = []
     for step in range(settings.steps):
@@ -175,9 +182,11 @@ def _first_state(model: Mind, settings: SamplerSettings, t: float, noise: Tensor
 def _checked_labels(model: Mind, labels: Tensor | Sequence[int]) -> Tensor:
     classes = torch.as_tensor(labels)
     null = model.config.null_class
+    if not classes.numel():
+        raise UserError("labels are empty: give the class id of each sample")
     if classes.ndim != 1 or classes.is_floating_point():
         raise UserError(f"labels must be a list of class ids, got {classes.dtype} of shape {list(classes.shape)}")
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) <= null:
+    if not 0 <= int(classes.min()) <= int(classes.max()) <= null:
         raise UserError(
             f"labels must be in 0 .. {null - 1} (or {null} for no class), got {int(classes.min())} .. {int(classes.max())}"
         )

@@ -6,7 +6,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -91,9 +90,9 @@ class SamplerSettings(BaseModel):
     is high (ARsample, arXiv 2510.09012). The released code turns it on when nothing is said; its published run has it off."""
     entropy_after_filter: bool = False
     """Measure H on what top-k and top-p leave (as ARsample does) instead of the whole vocabulary."""
-    confidence_threshold: PositiveFloat = 1.1
+    confidence_threshold: float = Field(1.1, gt=0, allow_inf_nan=False)
     """Logits of tokens whose largest probability exceeds this are divided by ``confidence_scale``; 1.1 is never."""
-    confidence_scale: PositiveFloat = 1.0
+    confidence_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
     """See ``confidence_threshold``; 1 is off."""
 
     # Steps

@@ -24,7 +24,7 @@ from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, say
-from mind.parallel import Workers
+from mind.parallel import Workers, whole
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
 from mind.run_config import RunConfig
@@ -59,11 +59,10 @@ class Trainer:
             UserError: data, folder or batch size that do not fit.
         """
         config = self.config
+        self._trained = False
         self._check_batch()
         torch.set_flush_denormal(True)
         self.folder = RunFolder(self.out)
-        if self.ranks.first:
-            self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self.recipe = self._opened()
         self.model = self._new_model()
         objective = self.recipe.objective(self.model)
@@ -75,6 +74,8 @@ class Trainer:
             trained, lr=optim.peak, betas=optim.betas, eps=optim.epsilon, weight_decay=optim.weight_decay,
             fused=None if config.parallel == "fsdp" else self.device.type in ("cpu", "cuda"),
         )  # fmt: skip
+        if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
+            self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self._resume()
 
     def run(self) -> Path:
@@ -131,6 +132,7 @@ class Trainer:
             self._refuse(terms_now)
         self.optimiser.param_groups[0]["lr"] = self.rate(self.step)
         self.optimiser.step()
+        self._trained = True
         self.step += 1
         update_average(self.average.values(), self.model.parameters(), optim.ema_decay, self.step)
         return terms_now, stopping > 0
@@ -216,7 +218,14 @@ class Trainer:
     # --- the run folder -----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint from which training continues bit by bit."""
+        """Write a checkpoint from which training continues bit by bit.
+
+        Raises:
+            UserError: weights are not finite; the checkpoints before stay.
+        """
+        finite = torch.stack([torch.isfinite(whole(p.detach())).all() for p in self.model.parameters()]).all()
+        if not finite:
+            self._refuse({"weights": float("nan")})
         state = snapshot(self.model, self.average, self.optimiser)
         if self.ranks.first:
             save_checkpoint(self.folder.checkpoints, self.step, state)
@@ -239,7 +248,13 @@ class Trainer:
         )
 
     def export(self) -> Path:
-        """Write raw and averaged weights with everything that sampling needs; return the path of the raw ones."""
+        """Write raw and averaged weights with everything that sampling needs; return the path of the raw ones.
+
+        What a finished run wrote stays as it is: its bytes identify what was sampled from it.
+        """
+        exports = [self.out / f"{self.recipe.kind}{suffix}.safetensors" for suffix in ("", "_ema")]
+        if not self._trained and all(path.is_file() for path in exports):
+            return exports[0]
         for suffix, averaged in (("", False), ("_ema", True)):
             network = self.weights(averaged)
             if self.ranks.first:

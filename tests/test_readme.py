@@ -53,6 +53,7 @@ LESS = {
         "cpu",
     ],
     "sample mind": [*_set("steps=2"), "--device", "cpu"],
+    "trajectories": ["--n", "2", *_set("steps=3"), "--device", "cpu"],
     "ablate": [*_set("samples=10", "sample.steps=2", "reference_limit=20"), "--device", "cpu"],
 }
 

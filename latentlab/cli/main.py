@@ -23,6 +23,7 @@ from latentlab.cli import (
     sample,
     tokenizers,
     train,
+    trajectories,
 )
 from latentlab.errors import UserError
 
@@ -103,6 +104,7 @@ app.command()(encode.encode)
 app.add_typer(train.app, name="train")
 app.add_typer(sample.app, name="sample")
 app.command()(geometry.geometry)
+app.command()(trajectories.trajectories)
 app.command()(ablate.ablate)
 app.command()(tokenizers.tokenizers)
 app.command()(doctor.doctor)

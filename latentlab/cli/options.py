@@ -82,6 +82,27 @@ def parsed_options(settings: list[str] | None, names: list[str] | None) -> dict[
     return parsed
 
 
+def parsed_settings(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """Return name -> value of the ``NAME=VALUE`` settings of a command-line ``option``, values as YAML.
+
+    Raises:
+        UserError: not of that form.
+    """
+    import yaml
+
+    parsed = {}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        if not (name and equals):
+            example = "OPTION=VALUE (for example cfg_scale=1.5)" if option == "--set" else "FIELD=VALUE"
+            raise UserError(f"{option} expects {example}, got '{setting}'")
+        try:
+            parsed[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{option} {setting}: '{text}' is not a YAML value") from error
+    return parsed
+
+
 def at_least(option: str, value: int | None, least: int) -> None:
     """Raise `UserError` when ``value`` of the command-line ``option`` is below ``least``."""
     if value is not None and value < least:

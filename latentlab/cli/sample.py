@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from latentlab.cli.options import Device, Seed, at_least, check_folder
+from latentlab.cli.options import Device, Seed, at_least, check_folder, parsed_settings
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,9 +68,23 @@ def _add(kind: str, what: str, default: str | None) -> None:
             typer.Option("--batch-size", metavar="N", help="Images at a time (default: by model and device)."),
         ] = None,
         precision: Annotated[
-            Literal["float32", "autocast", "bfloat16", "released_bf16"] | None,
+            str | None,
             typer.Option(
-                "--precision", help="How the model computes (default: float32; the authors' for their weights)."
+                "--precision",
+                metavar="NAME",
+                help="float32, autocast or, of MIND, released_bf16 (default: float32; the authors' for their weights).",
+            ),
+        ] = None,
+        averaged: Annotated[
+            bool,
+            typer.Option("--averaged", help="Take averaged weights (of a training run: mind_ema), not the raw ones."),
+        ] = False,
+        model: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--model",
+                metavar="FIELD=VALUE",
+                help="Of MIND: what the authors' checkpoint does not tell (noise_factor=0.8, num_heads=6); may be repeated.",
             ),
         ] = None,
         tokenizer: Annotated[
@@ -105,7 +119,12 @@ def _add(kind: str, what: str, default: str | None) -> None:
             raise UserError(f"--weights is missing: give what `latentlab train {kind}` exported")
         if per_class is not None and (n is not None or labels == "random"):
             raise UserError("--per-class says how many images of every class: leave out --n and --labels random")
-        named, values = _parsed_classes(classes), _parsed_settings(settings or [])
+        named, values = _parsed_classes(classes), parsed_settings(settings)
+        fields = parsed_settings(model, "--model")
+        if fields and kind != "mind":
+            raise UserError(
+                "--model is for the authors' checkpoints of MIND: weight files of baselines tell their shape"
+            )
 
         from latentlab.encoding import slug
         from latentlab.ranks import joined_ranks
@@ -115,12 +134,27 @@ def _add(kind: str, what: str, default: str | None) -> None:
         where = choose_device(device)
         prepare_threads()
         decoder = (tokenizer, release, tokenizer_weights)
-        generator = _open(kind, weights, values, decoder, precision, where)
+        asked: dict[str, Any] = {"settings": values, "precision": precision, "device": where, "averaged": averaged}
+        generator = _open(kind, weights, decoder, {**asked, "model": fields} if kind == "mind" else asked)
         if n is None and per_class is None and named is None:
             named = list(range(min(_CLASSES, generator.num_classes)))
         count = n or (per_class or _PER_CLASS) * len(named or range(generator.num_classes))
-        particulars = [n, per_class, classes, labels if labels != "equal" else None, *(settings or []), seed or None]
-        name = "-".join([f"sample-{kind}", Path(weights).stem, *(str(one) for one in particulars if one is not None)])
+        rule = labels if labels != "equal" else None
+        weighting = "averaged" if averaged else None
+        particulars = [
+            n,
+            per_class,
+            classes,
+            rule,
+            weighting,
+            precision,
+            *(settings or []),
+            *(model or []),
+            seed or None,
+        ]
+        source = Path(weights).resolve()
+        told = source.parent.name if source.stem in (kind, f"{kind}_ema") else source.stem
+        name = "-".join([f"sample-{kind}", told, *(str(one) for one in particulars if one is not None)])
         with joined_ranks() as ranks:
             made = generate(
                 generator,
@@ -141,20 +175,18 @@ def _add(kind: str, what: str, default: str | None) -> None:
 def _open(
     kind: str,
     weights: str,
-    settings: dict[str, Any],
     decoder: tuple[str | None, str | None, Path | None],
-    precision: Any,
-    device: Any,
+    asked: dict[str, Any],
 ) -> "ImageGenerator":
     """Open the generator; its modules are imported only now."""
     from mind.open_generator import TokenizerChoice, open_generator
 
     choice = TokenizerChoice(*decoder)
     if kind == "mind":
-        return open_generator(weights, settings=settings, tokenizer=choice, precision=precision, device=device)
+        return open_generator(weights, tokenizer=choice, **asked)
     from mind.baselines.open import open_baseline
 
-    return open_baseline(kind, weights, settings=settings, tokenizer=choice, precision=precision, device=device)
+    return open_baseline(kind, weights, tokenizer=choice, **asked)
 
 
 def _report(made: "Generated", png: bool) -> None:
@@ -175,22 +207,6 @@ def _parsed_classes(classes: str | None) -> list[int] | None:
         return [int(one) for one in classes.split(",")]
     except ValueError as error:
         raise UserError(f"--classes expects numbers with commas between (0,1,2), got '{classes}'") from error
-
-
-def _parsed_settings(settings: list[str]) -> dict[str, Any]:
-    """Return name -> value of ``OPTION=VALUE`` settings, values as YAML."""
-    import yaml
-
-    parsed = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not (name and equals):
-            raise UserError(f"--set expects OPTION=VALUE (for example cfg_scale=1.5), got '{setting}'")
-        try:
-            parsed[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: '{text}' is not a YAML value") from error
-    return parsed
 
 
 _add("mind", "MIND, diffusion of tokens on the hypersphere", "fashion32")

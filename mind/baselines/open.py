@@ -21,6 +21,7 @@ def open_baseline(
     tokenizer: TokenizerChoice = TokenizerChoice(),
     precision: str | None = None,
     device: torch.device | str = "cpu",
+    averaged: bool = False,
 ) -> BaselineGenerator:
     """Return a baseline with these weights, ready to draw.
 
@@ -31,18 +32,21 @@ def open_baseline(
         tokenizer: what decodes the latents, where it is not to be what the weight file says.
         precision: of the network; None for ``float32``.
         device: where everything runs.
+        averaged: take the averaged weights of a training run's folder.
 
     Raises:
         UserError: weights or tokenizer that are missing, damaged, of another kind or do not fit each other, an unknown setting.
     """
     path = Path(weights)
     if path.is_dir():
-        path = path / f"{kind}.safetensors"
+        path = path / f"{kind}{'_ema' if averaged else ''}.safetensors"
         if not path.is_file():
             raise UserError(
-                f"{weights} holds no {kind}.safetensors: is it the folder of `latentlab train {kind}`, and finished?"
+                f"{weights} holds no {path.name}: is it the folder of `latentlab train {kind}`, and finished?"
             )
     network, header = load_baseline(path)
+    if averaged and header.metadata.get("weights") != "averaged":
+        raise UserError(f"{path} holds raw weights only: give the folder of a training run, or leave averaging out")
     if header.kind != kind:
         raise UserError(f"{path} holds weights of {header.kind}: use latentlab sample {header.kind}")
     decoder = chosen_tokenizer(tokenizer, header.tokenizer, path)

@@ -13,7 +13,7 @@ from torch import nn
 from latentlab import __version__
 from latentlab.errors import UserError
 from latentlab.files import atomic_path
-from latentlab.weight_fit import check_fits
+from latentlab.weight_fit import check_finite, check_fits
 from latentlab.weights import read_metadata, read_state_dict
 from mind.baselines.latents import Affine
 from mind.baselines.masked_config import read_config_fields as read_masked_fields
@@ -106,6 +106,7 @@ def load_baseline(path: Path) -> tuple[LatentTransformer | MaskedTransformer, Ba
         network: Any = _hollow(header)
     state = read_state_dict(path)
     check_fits(state, network.state_dict(), f"{path} does not fit the network it describes")
+    check_finite(state, str(path))
     network.to_empty(device="cpu").load_state_dict(state)
     network.metadata = header.metadata
     return network.float().eval().requires_grad_(False), header

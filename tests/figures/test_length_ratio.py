@@ -23,6 +23,13 @@ def test_curve_band_and_ideal_line() -> None:
     assert figure.legends == []
 
 
+def test_the_ideal_line_has_room() -> None:
+    ratio = np.linspace(1.004, 1.1, 10)
+    (axes,) = length_ratio.draw({"mind": details(length_ratio=ratio, length_ratio_low=None)}).axes
+    bottom, top = axes.get_ylim()
+    assert bottom < 1 - 0.03 * (top - bottom)
+
+
 def test_irreducible_variance_lies_below_on_the_same_time(viv_details: dict) -> None:
     figure = length_ratio.draw({"ae": details(), "kl": details(0.8, length_ratio_low=None)}, {"kl": viv_details})
     above, below = figure.axes

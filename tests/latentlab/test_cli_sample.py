@@ -58,7 +58,7 @@ def refusal(*arguments: object) -> str:
 def test_defaults_show_ten_classes(weights: Path, here: Path) -> None:
     result = sampled("--weights", weights)
     assert result.exit_code == 0, result.output
-    out = here / "runs" / "sample-mind-mind"
+    out = here / "runs" / "sample-mind-a-run0"
     assert result.stdout.splitlines() == [
         f"grid      {out.relative_to(here) / 'grid.png'}",
         f"samples   {out.relative_to(here) / 'samples_40x32x32x3.npz'}",

@@ -136,7 +136,7 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give weights or folders"):
         study_geometry([], [], tmp_path / "out")
     (tmp_path / "unfinished").mkdir()
-    with pytest.raises(UserError, match=r"unfinished/mind\.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"unfinished holds no mind\.safetensors"):
         study_geometry([], [tmp_path / "unfinished"], tmp_path / "out")
     weights = write_weights(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"a\.safetensors is given twice"):

@@ -48,12 +48,6 @@ def test_53_samples_on_2_ranks() -> None:
     assert [rank_slice(53, rank, 2) for rank in (0, 1)] == [slice(0, 26), slice(26, 53)]
 
 
-def test_released_slices_leave_a_gap() -> None:
-    parts = [rank_slice(53, rank, 2, strict_released_bugs=True) for rank in (0, 1)]
-    assert parts == [slice(0, 26), slice(27, 53)]  # entry 26 is on no rank
-    assert rank_slice(52, 1, 2, strict_released_bugs=True) == rank_slice(52, 1, 2)
-
-
 def test_refusals() -> None:
     with pytest.raises(UserError, match=r"unknown label sampling 'equals'. Did you mean equal"):
         class_labels(5, 3, "equals")  # type: ignore[arg-type]

@@ -305,3 +305,22 @@ def test_biases_norms_and_classes_start_as_published() -> None:
     assert not any(layer.bias.any() for layer in model.fourier.mlp if isinstance(layer, torch.nn.Linear))
     assert all(torch.equal(b.norm1.weight, torch.ones(32)) for b in model.blocks)
     assert model.scalar.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "autocast", "released_bf16"])
+def test_soft_topk_in_every_precision(released: Any, precision: Any) -> None:
+    model = model_of(released.state(**released.tiny)).set_precision(precision)
+    x, t, labels = released.inputs()
+    estimate = model.soft_topk(model.logits(x, t, labels), 5)
+    assert estimate.isfinite().all() and estimate.shape == x.shape
+    with pytest.raises(UserError, match="k of at least 1"):
+        model.soft_topk(model.logits(x, t, labels), 0)
+
+
+def test_ids_outside_are_refused(released: Any) -> None:
+    model = model_of(released.state(**released.tiny))
+    x, t, labels = released.inputs()
+    with pytest.raises(UserError, match=f"token ids must lie in 0 .. {model.config.vocab_size - 1}"):
+        model.embed(torch.tensor([model.config.vocab_size]))
+    with pytest.raises(UserError, match="class ids must lie in"):
+        model.logits(x, t, labels + 1000)

@@ -1,11 +1,15 @@
 """Containers as DeepSpeed and torch write them, around random weights with the released names."""
 
+import argparse
 import json
+import sys
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +21,7 @@ from latentlab.weights import read_metadata, read_state_dict
 from mind.config import MindConfig
 from mind.network import Mind
 from mind.published_keys import own_names
-from mind.released import save_mind
+from mind.released import export_released, load_mind, load_released, save_mind
 from mind.weight_files import EMBEDDED, embedded_path, read_header
 
 TINY = MindConfig(vocab_size=50, hidden_size=32, num_heads=4, num_blocks=3, cond_dim=24, num_classes=7)
@@ -489,3 +493,54 @@ def test_embedded_weights(name: str) -> None:
     assert model.config.tokens == 64 and model.config.vocab_size == 512 and model.config.num_classes == 10
     header = json.loads(read_metadata(embedded_path(name))["tokenizer"])
     assert (header["name"], header["release"]) == ("ibq", "fashion32")
+
+
+def test_bookkeeping_of_training_code_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = type("LossScaler", (), {"__module__": "deepspeed.runtime.fp16.loss_scaler"})
+    module = types.ModuleType("deepspeed.runtime.fp16.loss_scaler")
+    module.LossScaler = scaler  # type: ignore[attr-defined]
+    for name in ("deepspeed", "deepspeed.runtime", "deepspeed.runtime.fp16"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    one = scaler()
+    one.cur_scale = 4.0
+    model = tiny_mind()
+    export_released(model, tmp_path / "plain.pt")
+    weights = torch.load(tmp_path / "plain.pt", weights_only=True)["module"]
+    extras = {"args": argparse.Namespace(lr=1e-4), "loss": np.float64(0.5), "step": np.int64(3), "loss_scaler": one}
+    torch.save({"module": weights, **extras}, tmp_path / "full.pt")
+    loaded = load_released(tmp_path / "full.pt", num_heads=2)
+    assert torch.equal(loaded.table.embedding, model.table.embedding)
+
+
+def test_safetensors_export_is_read_back(tmp_path: Path) -> None:
+    model = tiny_mind()
+    export_released(model, tmp_path / "a.safetensors")
+    loaded = load_released(tmp_path / "a.safetensors", num_heads=2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = tiny_mind()
+    model.blocks[0].mlp[0].bias.data[0] = torch.nan
+    export_released(model, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"NaN or infinite weights \(blocks\.0\.mlp\.0\.bias\)"):
+        load_released(tmp_path / "a.pt", num_heads=2)
+    save_mind(tmp_path / "a.safetensors", model.state_dict(), model.config, {})
+    with pytest.raises(UserError, match="NaN or infinite weights"):
+        load_mind(tmp_path / "a.safetensors")
+
+
+def tiny_mind() -> Mind:
+    torch.manual_seed(0)
+    config = MindConfig(
+        vocab_size=32,
+        embed_dim=8,
+        subvector_size=2,
+        hidden_size=32,
+        num_heads=2,
+        num_blocks=2,
+        cond_dim=16,
+        num_classes=3,
+    )
+    return Mind(config).requires_grad_(False)

@@ -438,3 +438,36 @@ def test_what_does_not_fit_is_named_before_training(
 def test_shipped_configurations_fit_together(file: Path) -> None:
     config = load_config(file)
     assert isinstance(config, TrainConfig) and isinstance(config.mind, MindConfig)
+
+
+def test_an_attempt_that_is_refused_leaves_the_folder_free(config_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"set model\.num_classes"):
+        train(load_config(config_file, ["model.num_classes=5"]), tmp_path, device="cpu")
+    train(load_config(config_file, ["optimiser.steps=1"]), tmp_path, device="cpu")
+
+
+def test_a_finished_run_keeps_its_exports_as_they_are(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["optimiser.steps=1"])
+    before = train(config, tmp_path, device="cpu").read_bytes()
+    assert train(config, tmp_path, device="cpu").read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(config_file: Path, tmp_path: Path) -> None:
+    overrides = [
+        "optimiser.learning_rate=1e30",
+        "optimiser.warmup_steps=0",
+        "checkpoint_every=1",
+        "optimiser.epsilon=1e-30",
+    ]
+    with pytest.raises(UserError, match="not finite at step"):
+        train(load_config(config_file, overrides), tmp_path, device="cpu")
+    newest = RunFolder(tmp_path).newest()
+    if newest is not None:
+        assert all(value.isfinite().all() for value in load_file(newest).values() if value.is_floating_point())
+
+
+def test_a_missing_judge_is_noticed_before_the_first_step(config_file: Path, tmp_path: Path) -> None:
+    overrides = ["preview.score_every=100", "preview.extractor=foo"]
+    with pytest.raises(UserError, match="unknown feature extractor 'foo'"):
+        train(load_config(config_file, overrides), tmp_path, device="cpu")
+    assert logged(tmp_path) == []

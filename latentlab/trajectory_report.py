@@ -1,0 +1,81 @@
+"""Measured sampling paths for reading: a table of straightness and what goes with it."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentlab.report_table import number
+
+TRAJECTORIES_SCHEMA_VERSION = 1
+"""Version of the form of ``results.json``; raised when a key changes its meaning or disappears."""
+
+_PLAIN_WIDTH = 140
+
+_COLUMNS = ("measurement", "value", "95 % interval", "n", "variant")
+
+_MEANING = (
+    "states are x / (signal + noise) at flow time signal / (signal + noise), 0 noise and 1 data: one frame for every process",
+    "straightness: mean cosine between steps that follow each other; efficiency: distance of the ends / length of the path",
+    "length ratio: of a step, 1 where it is as long as an even step on a straight line; averaged over time 1 / efficiency",
+)
+
+
+def table_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each measurement and, indented below it, of its companions."""
+    for one in results["measurements"]:
+        yield one["name"], *_estimate(one), f"{one['n']:,}", one["variant"]
+        for name, companion in one["companions"].items():
+            yield f"  {name}", *_estimate(companion), "", ""
+
+
+def _estimate(one: Mapping[str, Any]) -> tuple[str, str]:
+    value = "-" if one["value"] is None else number(one["value"])
+    return value, "-" if one["interval"] is None else " .. ".join(map(number, one["interval"]))
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    """Return what the columns mean and the warnings, one line each."""
+    warnings = [f"{one['name']}: {warning}" for one in results["measurements"] for warning in one["warnings"]]
+    return [*_MEANING, *warnings]
+
+
+def _heading(results: Mapping[str, Any]) -> str:
+    steps = len(results["flow_times"]) - 1
+    return f"Sampling paths of {results['name']}: {results['n']:,} paths of {steps} steps, seed {results['seed']}"
+
+
+def summary_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return the study in Markdown: table, what it means, figure."""
+    lines = [f"# {_heading(results)}", "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+    lines += [*map(_row, table_rows(results)), ""]
+    lines += [f"* {line}" for line in _remarks(results)]
+    if results["latents"]:
+        lines.append(
+            f"* irreducible variance of the {results['latents']['n']:,} latents in {results['latents']['path']}"
+        )
+    if results["command"]:
+        lines.append(f"* made by `{results['command']}`")
+    return [*lines, "", *(f"![{Path(file).stem}]({file})" for file in results["figures"] if file.endswith(".png"))]
+
+
+def print_trajectories(results: Mapping[str, Any]) -> None:
+    """Print the table and what it means to stdout; plain text unless it is a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    table = Table(title=_heading(results), title_justify="left")
+    for column in _COLUMNS:
+        right = column in ("value", "95 % interval", "n")
+        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in table_rows(results):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for line in _remarks(results):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
