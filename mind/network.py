@@ -69,8 +69,8 @@ class Mind(nn.Module):
     def read(self, x: Tensor) -> Tensor:
         """Return the input [b,l,h] of the first block: both branches of the state ``x`` [b,l,d]."""
         x = x.to(self.fourier.frequencies.weight.dtype)
-        mapped: Tensor = self.fourier(x)
-        return mapped if self.residual is None else mapped + self.residual(x)
+        mapped: Tensor = run_block(self.fourier, self.recompute, x)
+        return mapped if self.residual is None else mapped + run_block(self.residual, self.recompute, x)
 
     def condition(self, t: Tensor, labels: Tensor) -> Tensor:
         """Return the condition [b,c]: SiLU on the part of the time only, plus that of the class."""

@@ -53,6 +53,7 @@ LESS = {
         "cpu",
     ],
     "sample mind": [*_set("steps=2"), "--device", "cpu"],
+    "evaluate": ["--reference-limit", "20", "--device", "cpu"],
     "trajectories": ["--n", "2", *_set("steps=3"), "--device", "cpu"],
     "ablate": [*_set("samples=10", "sample.steps=2", "reference_limit=20"), "--device", "cpu"],
 }
@@ -65,6 +66,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     tensors = {"latents": torch.randn(80, 4, 4, 4), "labels": torch.arange(80) % 4}
+    images = np.random.default_rng(0).integers(256, size=(20, 32, 32, 3), dtype=np.uint8)
+    (tmp_path / "runs" / "sample-mind-fashion32").mkdir(parents=True)
+    np.savez(tmp_path / "runs" / "sample-mind-fashion32" / "samples_20x32x32x3.npz", images, np.arange(20) % 10)
     save_file(tensors, tmp_path / "in" / "latents_rank00_shard000.safetensors")
     return tmp_path
 

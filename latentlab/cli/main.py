@@ -18,6 +18,7 @@ from latentlab.cli import (
     compare,
     doctor,
     encode,
+    evaluate,
     explain,
     geometry,
     sample,
@@ -105,6 +106,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(sample.app, name="sample")
 app.command()(geometry.geometry)
 app.command()(trajectories.trajectories)
+app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
 app.command()(tokenizers.tokenizers)
 app.command()(doctor.doctor)

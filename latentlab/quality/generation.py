@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from analyses.frechet import MomentSums, frechet_distance, influence_values, sample_cautions
+from analyses.frechet import Moments, MomentSums, frechet_distance, influence_values, sample_cautions
 from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab.errors import UserError
-from latentlab.measurement import Interval
+from latentlab.measurement import Estimate, Interval
 from latentlab.pixels import Pixels, as_pixels
-from latentlab.quality.features import FeatureExtractor, batch_size, feature_extractor, features_of
-from latentlab.quality.fidelity import as_displayed
+from latentlab.quality.features import feature_extractor, features_of
 from latentlab.quality.generated_images import GeneratedImages
 from latentlab.quality.sample_file import SampleFile
 from latentlab.quality.sample_parts import SampleParts
-from latentlab.runtime import progress
 
 PARTS = "parts"
 """Folder, in the folder of a sampling run, of the images that are in no ``samples_*.npz`` yet."""
@@ -75,11 +73,11 @@ def generation_distance(
     images, reference = as_pixels(images), as_pixels(reference)
     judge = feature_extractor(extractor, device)
     real = features_of(judge, reference, quantize=True)
-    made = _features(judge, images)
-    value, interval = _distance(made, real, seed)
+    made = features_of(judge, images, quantize=True, keep=False)
+    value, interval = frechet_of_features(made, real, seed)
     cautions = [
         *sample_cautions(min(len(made), len(real)), made.shape[1], judge.name),
-        *_other_size(images, reference),
+        *size_cautions(images, reference),
     ]
     version = judge.version or judge.name
     return GenerationDistance(judge.distance, value, interval, len(made), len(real), version, tuple(cautions))
@@ -99,32 +97,32 @@ def generated_images(path: Path) -> GeneratedImages:
     return SampleFile(files[0]) if files else SampleParts(path / PARTS).images()
 
 
-def _features(judge: FeatureExtractor, images: Pixels) -> np.ndarray:
-    """Return the features [n,d] of images that are not looked at again."""
-    parts = []
-    with progress(f"{judge.name} features", images.n) as advance:
-        for batch in images.batches(batch_size(images, judge.device)):
-            parts.append(judge(as_displayed(batch)).float().numpy())
-            advance(len(batch))
-    return np.concatenate(parts)
+def frechet_of_features(made: np.ndarray, real: np.ndarray, seed: int = 0) -> Estimate:  # [n,d], [m,d]
+    """Return the Frechet distance of two feature sets and, where both covariances have full rank, its interval.
 
-
-def _distance(made: np.ndarray, real: np.ndarray, seed: int) -> tuple[float, Interval | None]:
-    """Return the distance and, where both covariances have full rank, its interval."""
+    Raises:
+        UserError: fewer than 2 features, NaN or infinity.
+    """
     if min(len(made), len(real)) <= made.shape[1]:
-        return frechet_distance(*_moments(made), *_moments(real)), None
+        return Estimate(frechet_distance(*moments_of(made), *moments_of(real)))
     value, of_made, of_real = influence_values(made, real)
     replicates = value + bootstrap_means(of_made, seed) + bootstrap_means(of_real, seed + 1)
-    return value, percentile_interval(replicates)
+    return Estimate(value, percentile_interval(replicates))
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments_of(features: np.ndarray) -> Moments:
+    """Return mean and covariance of features [n,d].
+
+    Raises:
+        UserError: fewer than 2 features, NaN or infinity.
+    """
     sums = MomentSums()
     sums.add(features)
     return sums.moments()
 
 
-def _other_size(images: Pixels, reference: Pixels) -> tuple[str, ...]:
+def size_cautions(images: Pixels, reference: Pixels) -> tuple[str, ...]:
+    """Say so where generated and real images differ in size."""
     if images.shape == reference.shape:
         return ()
     made, real = ("x".join(map(str, pixels.shape[1:])) for pixels in (images, reference))

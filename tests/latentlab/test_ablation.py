@@ -16,7 +16,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from latentlab import ablation as ablation_module
-from latentlab import ablation_training, open_data
+from latentlab import ablation_training
 from latentlab.ablation import plan_ablation, run_ablation
 from latentlab.ablation_report import print_ablation
 from latentlab.ablation_training import WEIGHTS, Training, final_losses
@@ -57,7 +57,7 @@ def distance_of_thumbnails(images: Any, reference: Any, extractor: str, device: 
 
 def grid(path: Path, **changes: Any) -> Grid:
     content = {
-        "title": "Tiny", "base": str(path), "samples": 6, "rows": ROWS,
+        "title": "Tiny", "base": str(path), "samples": 6, "reference_limit": 8, "rows": ROWS,
         "sample": {"steps": 2, "cfg_scale": 1.0, "soft_ratio": 0.0, "greedy_ratio": 0.0},
         "published": {"source": "nowhere", "columns": {"fid": "FID"}, "compare": "fid"},
     }  # fmt: skip
@@ -86,7 +86,6 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTLAB_HOME", str(folder / "home"))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr(ablation_module, "open_data", lambda source: open_data(source, limit=8))
         patch.setattr(ablation_module, "generation_distance", distance_of_thumbnails)
         patch.setattr(ablation_training, "_start", started_here)
         (folder / "base.yaml").write_text(yaml.safe_dump(BASE))

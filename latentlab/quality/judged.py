@@ -1,0 +1,185 @@
+"""One extractor's view of generated and real images, and the values that follow from it.
+
+Every function returns measurements without provenance; `latentlab.quality.evaluation` adds what images, reference and
+extractor were.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from analyses.frechet import Moments, frechet_distance, sample_cautions
+from analyses.intervals import mean_interval
+from latentlab.errors import UserError
+from latentlab.measurement import Direction, Estimate, Measurement
+from latentlab.quality import inception
+from latentlab.quality.features import FeatureExtractor
+from latentlab.quality.generation import frechet_of_features, moments_of
+from latentlab.quality.inception_score import inception_score
+from latentlab.quality.kernel_distance import kernel_distance
+from latentlab.quality.manifold import manifold_scores
+
+
+class QualitySettings(BaseModel):
+    """What may be set about the metrics; the defaults are those of the publications."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pr_k: PositiveInt = 3
+    """Neighbours of precision and recall."""
+    dc_k: PositiveInt = 5
+    """Neighbours of density and coverage."""
+    kid_subsets: PositiveInt = 100
+    kid_subset_size: PositiveInt = 1000
+    is_splits: PositiveInt = 10
+    """Parts of torch-fidelity's Inception score."""
+    fidelity_seed: int = 2020
+    """torch-fidelity's seed of subsets and shuffling."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Features of one extractor.
+
+    Attributes:
+        judge: the extractor.
+        made: of the generated images, float32 [n,d].
+        real: of the reference images, [m,d]; None where there are none.
+        published: moments of the reference that came with it; they stand in for those of its images.
+        validation: of further real images, [v,d]; None where there are none.
+        seed: of bootstraps.
+    """
+
+    judge: FeatureExtractor
+    made: np.ndarray
+    real: np.ndarray | None = None
+    published: Moments | None = None
+    validation: np.ndarray | None = None
+    seed: int = 0
+
+    @property
+    def real_features(self) -> np.ndarray:
+        """Features of the reference images.
+
+        Raises:
+            UserError: the reference has none.
+        """
+        if self.real is None:
+            raise UserError(
+                "the reference holds statistics of Inception's features and no images: give one with images"
+            )
+        return self.real
+
+    @cached_property
+    def distance(self) -> Estimate:
+        """Frechet distance of the generated images from the reference.
+
+        Raises:
+            UserError: the reference has nothing to compare these features with.
+        """
+        return self.distance_to(self.made)
+
+    def distance_to(self, features: np.ndarray) -> Estimate:
+        """Return the Frechet distance of ``features`` from those of the reference.
+
+        Raises:
+            UserError: published statistics of another width.
+        """
+        if self.published is None:
+            return frechet_of_features(features, self.real_features, self.seed)
+        if len(self.published.mean) != features.shape[1]:
+            raise UserError(
+                f"the reference's statistics have {len(self.published.mean)} dimensions, features of {self.judge.name} "
+                f"{features.shape[1]}: they are of another network"
+            )
+        return Estimate(frechet_distance(*moments_of(features), *self.published))
+
+
+def distance(judged: Judged) -> list[Measurement]:
+    """Return the Frechet distance: FID, sFID or FD, as its features are."""
+    estimate = judged.distance
+    if judged.published is None:
+        fewest, against = min(len(judged.made), len(judged.real_features)), "the reference images"
+        warnings = [*sample_cautions(fewest, judged.made.shape[1], judged.judge.name)]
+    else:
+        fewest, against = len(judged.made), "statistics that came with the reference"
+        warnings = [*sample_cautions(fewest, judged.made.shape[1], judged.judge.name)]
+        warnings.append("no interval: the images that the reference's statistics are of are not here")
+    variant = f"Gaussians of {judged.judge.name} features, against {against}"
+    return [_measured(judged, judged.judge.distance, variant, estimate, "lower", "squared feature distance", warnings)]
+
+
+def kernel(judged: Judged, settings: QualitySettings) -> list[Measurement]:
+    """Return the kernel distance: KID on the features of Inception, KD on others."""
+    found = kernel_distance(
+        judged.made, judged.real_features, subsets=settings.kid_subsets,
+        subset_size=settings.kid_subset_size, seed=settings.fidelity_seed,
+    )  # fmt: skip
+    name = "kid" if judged.judge.distance == "fid" else f"kd_{judged.judge.plain}"
+    variant = (
+        f"torch-fidelity: unbiased, cubic kernel, {settings.kid_subsets} subsets of {settings.kid_subset_size}, "
+        f"seed {settings.fidelity_seed}"
+    )
+    companions = {"standard deviation over subsets": Estimate(found.spread)}
+    return [_measured(judged, name, variant, Estimate(found.value), "lower", "squared kernel distance", (), companions)]
+
+
+def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]) -> list[Measurement]:
+    """Return precision and recall (``pr``), density and coverage (``dc``), or both, of one pass over all pairs.
+
+    Intervals are over the images that are judged; the balls are held fixed.
+    """
+    nearest = {"pr": settings.pr_k, "dc": settings.dc_k}
+    k, density_k = (
+        nearest[metric] if metric in wanted else nearest[wanted[0]] for metric in nearest
+    )  # of what is wanted
+    scores = manifold_scores(judged.made, judged.real_features, k=k, density_k=density_k)
+    found = []
+    for metric, name, values, unit in (
+        ("pr", "precision", scores.precision, "share of generated images"),
+        ("pr", "recall", scores.recall, "share of real images"),
+        ("dc", "density", scores.density, "balls of real images per k"),
+        ("dc", "coverage", scores.coverage, "share of real images"),
+    ):
+        if metric in wanted:
+            whose = _published_form(judged.judge, metric, settings)
+            estimate = Estimate(float(values.mean()), mean_interval(values.astype(np.float64), judged.seed))
+            variant = f"k={nearest[metric]}, {whose}"
+            found.append(_measured(judged, f"{name}_{judged.judge.plain}", variant, estimate, "higher", unit))
+    return found
+
+
+def _published_form(judge: FeatureExtractor, metric: str, settings: QualitySettings) -> str:
+    """Return whose definition a value is, features included."""
+    if metric == "dc":
+        return "Naeem et al. 2020"
+    form = {"inception": "as the ADM suite (Inception pool3)", "vgg16": "as torch-fidelity (VGG16 fc2_relu)"}
+    return form.get(judge.name, "Kynkaanniemi et al. 2019") if settings.pr_k == 3 else "Kynkaanniemi et al. 2019"
+
+
+def sureness(judged: Judged, settings: QualitySettings) -> list[Measurement]:
+    """Return the Inception score, of features of Inception's pool3."""
+    if judged.judge.name != "inception":
+        raise UserError(f"the Inception score is of Inception's class scores, not of {judged.judge.name}")
+    found = inception_score(
+        inception.class_scores(torch.from_numpy(judged.made)), splits=settings.is_splits, seed=settings.fidelity_seed
+    )
+    variant = f"torch-fidelity: {settings.is_splits} parts, shuffled with seed {settings.fidelity_seed}"
+    companions = {
+        "standard deviation over parts": Estimate(found.spread),
+        "as the ADM suite (parts of 5000 in order)": Estimate(found.adm),
+    }
+    return [_measured(judged, "inception_score", variant, Estimate(found.value), "higher", "classes", (), companions)]
+
+
+def _measured(
+    judged: Judged, name: str, variant: str, estimate: Estimate, direction: Direction, unit: str,
+    warnings: tuple[str, ...] | list[str] = (), companions: dict[str, Estimate] | None = None,
+) -> Measurement:  # fmt: skip
+    return Measurement(
+        name=name, variant=variant, value=estimate.value, interval=estimate.interval, direction=direction, unit=unit,
+        n=len(judged.made), warnings=tuple(warnings), companions=companions or {},
+    )  # fmt: skip
