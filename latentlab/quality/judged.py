@@ -137,6 +137,8 @@ def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]
         nearest[metric] if metric in wanted else nearest[wanted[0]] for metric in nearest
     )  # of what is wanted
     scores = manifold_scores(judged.made, judged.real_features, k=k, density_k=density_k)
+    n, m = len(judged.made), len(judged.real_features)
+    caution = f"{n} generated and {m} real images: balls shrink as sets grow, so values of other numbers do not compare"
     found = []
     for metric, name, values, unit in (
         ("pr", "precision", scores.precision, "share of generated images"),
@@ -148,7 +150,17 @@ def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]
             whose = _published_form(judged.judge, metric, settings)
             estimate = Estimate(float(values.mean()), mean_interval(values.astype(np.float64), judged.seed))
             variant = f"k={nearest[metric]}, {whose}"
-            found.append(_measured(judged, f"{name}_{judged.judge.plain}", variant, estimate, "higher", unit))
+            found.append(
+                _measured(
+                    judged,
+                    f"{name}_{judged.judge.plain}",
+                    variant,
+                    estimate,
+                    "higher",
+                    unit,
+                    () if n == m else (caution,),
+                )
+            )
     return found
 
 

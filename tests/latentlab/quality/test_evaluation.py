@@ -86,6 +86,7 @@ def test_values_are_those_of_the_features() -> None:
         one = found[f"{name}_colours"]
         assert one.value == pytest.approx(getattr(scores, name).mean())
         assert one.interval is not None and one.interval[0] < one.value < one.interval[1]
+        assert "60 generated and 80 real images" in one.warnings[0]
     assert found["fd_colours"].direction == "lower" and found["recall_colours"].direction == "higher"
 
 
