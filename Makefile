@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights scores cards figures bench clean
+.PHONY: demo test lint types check weights weights-mind study-mind scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -24,6 +24,15 @@ check: lint types test
 
 weights: $(READY)  ## train the embedded tokenizers anew, two at a time
 	$(BIN)/python -m latentlab.tokenizers.embedded train
+
+weights-mind: $(READY)  ## train the embedded MIND anew, over an hour on two cores; an interrupted one continues
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m latentlab train mind --config mind-fashion --out runs/mind-fashion
+	cp runs/mind-fashion/mind.safetensors mind/weights/mind_fashion32.safetensors
+
+study-mind: $(READY)  ## the committed ablations of MIND -> studies/mind_ablations
+	$(BIN)/latentlab ablate hypersphere --out runs/mind_ablations/hypersphere --set samples=500 --set sample.steps=25 --set train.optimiser.steps=600
+	$(BIN)/latentlab ablate eta --out runs/mind_ablations/eta --set samples=500 --set sample.steps=25
+	for name in hypersphere eta; do for file in table.md table.csv results.json figures; do cp -r runs/mind_ablations/$$name/$$file studies/mind_ablations/$$name/ || exit 1; done; done
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores

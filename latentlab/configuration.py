@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,26 @@ class Strict(BaseModel):
     """Settings that refuse unknown keys and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Settings(Strict):
+    """Settings that a user makes in Python too: a mistake is a `UserError`, not pydantic's."""
+
+    what: ClassVar[str] = "settings"
+    """What the settings are of, for messages."""
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Check the fields.
+
+            Raises:
+                UserError: unknown field or value; says which.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise UserError(f"{self.what}: {first_problem(error)}") from error
 
 
 def read_config(

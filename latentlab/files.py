@@ -115,3 +115,12 @@ def home() -> Path:
     if chosen := os.environ.get("LATENTLAB_HOME"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "latentlab"
+
+
+def first_difference(there: Any, here: Any, name: str = "") -> str | None:
+    """Return the first setting that differs between two tables of JSON values, in words; None when they are equal."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = ((key, there.get(key), here.get(key)) for key in sorted({*there, *here}))
+        found = (first_difference(old, new, f"{name}.{key}".lstrip(".")) for key, old, new in pairs)
+        return next((text for text in found if text), None)
+    return None if there == here else f"{name} is {there} there, {here} here"

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
 from PIL import Image
 from torch import Tensor
 
 from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
-from latentlab.files import atomic_path, write_text
+from latentlab.files import atomic_path, first_difference, write_text
 
 
 class Interrupted(Exception):
@@ -34,8 +35,12 @@ class RunFolder:
             UserError: the folder belongs to another configuration, or cannot be written.
         """
         file = self.path / "config.yaml"
-        if file.exists() and file.read_text(encoding="utf-8") != config_text:
-            raise UserError(f"{self.path} holds a run with another configuration: choose another --out, or delete it")
+        before = file.read_text(encoding="utf-8") if file.exists() else config_text
+        if before != config_text:
+            what = first_difference(yaml.safe_load(before), yaml.safe_load(config_text)) or "written by another version"
+            raise UserError(
+                f"{self.path} holds a run with another configuration ({what}): choose another --out, or delete it"
+            )
         write_text(file, config_text)
 
     @property

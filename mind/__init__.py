@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mind.config import SIZES, MindConfig, sized
     from mind.geometry import TokenTable, soft_topk, unit_subvectors
+    from mind.mind_recipe import train_mind
     from mind.network import Mind
     from mind.process import Process
     from mind.released import export_released, load_mind, load_released, save_mind
@@ -34,6 +35,7 @@ _HOME_OF = {
     "sized": "config",
     "soft_topk": "geometry",
     "timesteps": "schedules",
+    "train_mind": "mind_recipe",
     "unit_subvectors": "geometry",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "sized",
     "soft_topk",
     "timesteps",
+    "train_mind",
     "unit_subvectors",
 ]
 

@@ -142,11 +142,6 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
-def grid_names() -> list[str]:
-    """Return the names of the shipped grids."""
-    return sorted(shipped_configs(GRIDS))
-
-
 def load_grid(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """Read a grid.
 

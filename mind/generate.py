@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latentlab import __version__
 from latentlab.errors import UserError
-from latentlab.files import digest, read_json, write_json
+from latentlab.files import digest, first_difference, read_json, write_json
 from latentlab.quality.fidelity import to_uint8
 from latentlab.quality.generated_images import GeneratedImages
 from latentlab.quality.generation import PARTS
@@ -51,8 +51,8 @@ class Drawn(NamedTuple):
     """Passes of one image through the network; a guided step is two."""
 
 
-class ImageGenerator(Protocol):
-    """A model with its sampler and decoder, on its device."""
+class Placed(Protocol):
+    """What every generator says of itself."""
 
     @property
     def num_classes(self) -> int:
@@ -60,18 +60,22 @@ class ImageGenerator(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Images at a time that suit the model and its device."""
+        """Samples at a time that suit the model and its device."""
 
     @property
     def device(self) -> str:
         """Where it runs."""
 
+    def facts(self) -> Mapping[str, Any]:
+        """Return what determines its samples, labels and seed aside, as JSON values."""
+
+
+class ImageGenerator(Placed, Protocol):
+    """A model with its sampler and decoder."""
+
     @property
     def batch_dependent(self) -> bool:
         """Whether an image depends on the others of its batch, as when one stream of random numbers serves all."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """Return what determines its images, labels and seed aside, as JSON values."""
 
     def draw(self, labels: Tensor, indices: Tensor, seed: int) -> Drawn:
         """Return images for classes ``labels`` [b] as the samples of the numbers ``indices`` [b], int64 both."""
@@ -229,7 +233,7 @@ def _claim(out: Path, request: dict[str, Any], ranks: Ranks) -> None:
     kept = read_json(file) if file.exists() else {"request": request, "record": None}
     if not isinstance(kept, dict) or not isinstance(kept.get("request"), dict):
         raise UserError(f"{file} is not of a sampling run: choose another --out")
-    if difference := _difference(kept["request"], request):
+    if difference := first_difference(kept["request"], request):
         raise UserError(f"{out} holds images of another request ({difference}): choose another --out, or delete it")
     if not file.exists() and (any(out.glob("samples_*.npz")) or SampleParts(out / PARTS).found()):
         raise UserError(f"{out} holds images without the {SETTINGS} that explains them: choose another --out")
@@ -237,15 +241,6 @@ def _claim(out: Path, request: dict[str, Any], ranks: Ranks) -> None:
         for left_by_a_kill in [*out.glob(".*.tmp"), *out.glob("*/.*.tmp")]:
             left_by_a_kill.unlink()
         write_json(file, kept)
-
-
-def _difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Return the first setting that differs between two requests, in words; None when they are equal."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        pairs = ((key, there.get(key), here.get(key)) for key in sorted({*there, *here}))
-        found = (_difference(old, new, f"{name}.{key}".lstrip(".")) for key, old, new in pairs)
-        return next((text for text in found if text), None)
-    return None if there == here else f"{name} is {there} there, {here} here"
 
 
 def _whole(out: Path, n: int) -> GeneratedImages | None:

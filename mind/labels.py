@@ -1,5 +1,6 @@
 """Which class each sample is of: the class-balanced list of the released evaluation code, and its parts for several ranks."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -55,3 +56,34 @@ def rank_slice(count: int, rank: int, ranks: int) -> slice:
     own = share + (rank >= ranks - rest)
     start = rank * share + longer
     return slice(start, start + own)
+
+
+def checked_labels(labels: Tensor | Sequence[int], null_class: int) -> Tensor:
+    """Return ``labels`` as class ids, int64 [n]; ``null_class`` stands for no class.
+
+    Raises:
+        UserError: none, not a list of integers, or ids that the model does not have.
+    """
+    classes = torch.as_tensor(labels)
+    if not classes.numel():
+        raise UserError("labels are empty: give the class id of each sample")
+    if classes.ndim != 1 or classes.is_floating_point():
+        raise UserError(f"labels must be a list of class ids, got {classes.dtype} of shape {list(classes.shape)}")
+    low, high = int(classes.min()), int(classes.max())
+    if not 0 <= low <= high <= null_class:
+        raise UserError(f"labels must be in 0 .. {null_class - 1} (or {null_class} for no class), got {low} .. {high}")
+    return classes.long()
+
+
+def checked_numbers(indices: Tensor | None, first_index: int, count: int) -> Tensor:
+    """Return the numbers of ``count`` samples, int64 [n]: ``indices``, or consecutive ones from ``first_index``.
+
+    Raises:
+        UserError: another number of them.
+    """
+    if indices is None:
+        return torch.arange(first_index, first_index + count)
+    if indices.shape != (count,):
+        shape = list(indices.shape)
+        raise UserError(f"indices must hold one sample number for each of {count} labels, got shape {shape}")
+    return indices.long()

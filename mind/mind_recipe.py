@@ -38,7 +38,8 @@ class MindRecipe(Recipe):
         """
         self.config: TrainConfig = config
         self.device, self.model = device, config.mind
-        self._sampler = SamplerSettings(**config.preview.sampler)
+        self.sampler = config.preview.sampler
+        self._settings = SamplerSettings(**self.sampler)
         self.source = open_tokens(config.data, self.model, device, config.validation_images)
         self.n, self.images = self.source.train.n, self.source.images
 
@@ -87,7 +88,7 @@ class MindRecipe(Recipe):
 
     def generator(self, network: Mind) -> MindGenerator:
         """Return the model with its sampler and the tokenizer of its tokens."""
-        return MindGenerator(network, self.source.tokenizer, self._sampler, precision=network.precision)
+        return MindGenerator(network, self.source.tokenizer, self._settings, precision=network.precision)
 
     def export(self, path: Path, network: Mind, header: Mapping[str, str]) -> None:
         """Write a file that `load_mind` reads."""

@@ -119,7 +119,7 @@ class Mind(nn.Module):
         """How it computes; see `set_precision`."""
         return self._precision
 
-    def set_precision(self, precision: Precision) -> "Mind":
+    def set_precision(self, precision: str) -> "Mind":
         """Choose how it computes, and return the model.
 
         ``float32``; ``autocast``: matrix products of blocks and head in bfloat16, all else in float32; ``released_bf16``: as

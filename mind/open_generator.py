@@ -42,7 +42,7 @@ def open_generator(
     *,
     settings: Mapping[str, Any] | None = None,
     tokenizer: TokenizerChoice = TokenizerChoice(),
-    precision: Precision | None = None,
+    precision: str | None = None,
     device: torch.device | str = "cpu",
     averaged: bool = False,
     model: Mapping[str, Any] | None = None,

@@ -85,3 +85,8 @@ def sharded_as(value: Tensor, pattern: Tensor) -> Tensor:
     """Return ``value`` on the device and, where there are any, in the shards of ``pattern``."""
     value = value.to(pattern.device)
     return distribute_tensor(value, pattern.device_mesh, pattern.placements) if isinstance(pattern, DTensor) else value
+
+
+def own_shard(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -16,6 +16,7 @@ from torch import Tensor
 from latentlab.errors import UserError
 from latentlab.latents import Latents
 from latentlab.store import LatentStore
+from mind.generate import Placed
 from mind.pipeline import MindGenerator
 from mind.sampler import sample, step_times
 from mind.settings import SamplerSettings
@@ -42,27 +43,12 @@ soft_stage=sphere_subvector the estimate is a mean over all tokens to the end, a
 """
 
 
-class PathGenerator(Protocol):
-    """A deterministic sampler on its device: the noise of a sample and its class decide its path."""
-
-    @property
-    def num_classes(self) -> int:
-        """Classes are 0 .. num_classes-1."""
-
-    @property
-    def batch_size(self) -> int:
-        """Paths at a time that suit the model and its device."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
+class PathGenerator(Placed, Protocol):
+    """A deterministic sampler: the noise of a sample and its class decide its path."""
 
     @property
     def times(self) -> Sequence[float]:
         """Flow times of the states, rising from about 0 (noise) to 1 (data)."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """Return what determines its paths, labels and seed aside, as JSON values."""
 
     def walk(self, labels: Tensor, indices: Tensor, seed: int, on_state: OnState) -> None:
         """Go along the paths to classes ``labels`` [b] that begin at the noise of the samples ``indices`` [b], int64 both.

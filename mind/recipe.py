@@ -25,6 +25,7 @@ class Recipe(ABC):
         device: where batches are put.
         n: number of training images.
         images: the training images, where they are known; what samples are scored against.
+        sampler: settings that the run's samples are drawn with, and that its weight files recommend.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Recipe(ABC):
     device: torch.device
     n: int
     images: ImageSet | None
+    sampler: dict[str, Any]
 
     @abstractmethod
     def network(self) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latentlab.errors import UserError
 from mind.guidance import guidance_weight, guided_logits
+from mind.labels import checked_labels, checked_numbers
 from mind.network import Mind
 from mind.noise_source import NoiseSource, PerSampleNoise, ReleasedNoise
 from mind.process import update
@@ -84,8 +85,8 @@ def sample(
     """
     settings = settings or SamplerSettings()
     device, dtype = model.table.embedding.device, model.table.embedding.dtype
-    classes = _checked_labels(model, labels).to(device)
-    numbers = _checked_indices(indices, first_index, len(classes)).to(device)
+    classes = checked_labels(labels, model.config.null_class).to(device)
+    numbers = checked_numbers(indices, first_index, len(classes)).to(device)
     source: NoiseSource
     if settings.noise == "per_sample":
         source = PerSampleNoise(seed, numbers, dtype)
@@ -177,30 +178,6 @@ def _first_state(model: Mind, settings: SamplerSettings, t: float, noise: Tensor
     if settings.init_mode == "zero_anchor":
         return faint
     return process.signal(t) * model.embed(torch.tensor(ANCHOR_TOKEN, device=noise.device)) + faint
-
-
-def _checked_labels(model: Mind, labels: Tensor | Sequence[int]) -> Tensor:
-    classes = torch.as_tensor(labels)
-    null = model.config.null_class
-    if not classes.numel():
-        raise UserError("labels are empty: give the class id of each sample")
-    if classes.ndim != 1 or classes.is_floating_point():
-        raise UserError(f"labels must be a list of class ids, got {classes.dtype} of shape {list(classes.shape)}")
-    if not 0 <= int(classes.min()) <= int(classes.max()) <= null:
-        raise UserError(
-            f"labels must be in 0 .. {null - 1} (or {null} for no class), got {int(classes.min())} .. {int(classes.max())}"
-        )
-    return classes.long()
-
-
-def _checked_indices(indices: Tensor | None, first_index: int, count: int) -> Tensor:
-    if indices is None:
-        return torch.arange(first_index, first_index + count)
-    if indices.shape != (count,):
-        raise UserError(
-            f"indices must hold one sample number for each of {count} labels, got shape {list(indices.shape)}"
-        )
-    return indices.long()
 
 
 def _checked_noise(model: Mind, noise: Tensor | None, count: int) -> Tensor | None:

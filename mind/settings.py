@@ -1,22 +1,14 @@
 """Every choice of the sampler in one validated table; the defaults are those of the released evaluation run."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, model_validator
 
-from latentlab.errors import UserError
-from latentlab.files import first_problem
+from mind.guidance_interval import GuidanceInterval
 from mind.schedules import timesteps
 
 
-class SamplerSettings(BaseModel):
+class SamplerSettings(GuidanceInterval):
     """How `mind.sample` walks from noise to tokens.
 
     The defaults made the published 50,000 samples of MIND-B on GigaTok tokens (MIND, arXiv 2606.00094, table 3: FID 2.06). They
@@ -24,7 +16,7 @@ class SamplerSettings(BaseModel):
     has progress i/n. Unknown fields and values raise `UserError`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    what: ClassVar[str] = "sampler settings"
 
     # Times
     steps: PositiveInt = 250
@@ -109,22 +101,7 @@ class SamplerSettings(BaseModel):
     strict_released_bugs: bool = False
     """Read schedule names as the released code does; see `mind.timesteps`."""
 
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **values: Any) -> None:
-            """Check the fields.
-
-            Raises:
-                UserError: unknown field or value; says which.
-            """
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise UserError(f"sampler settings: {first_problem(error)}") from error
-
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _schedule_exists(self) -> Self:
         timesteps(self.schedule, self.steps, strict_released_bugs=self.strict_released_bugs)
-        if self.cfg_t_min > self.cfg_t_max:
-            raise ValueError(f"cfg_t_min ({self.cfg_t_min}) must not exceed cfg_t_max ({self.cfg_t_max})")
         return self

@@ -13,9 +13,9 @@ from mind.parallel import sharded_as, whole
 Weights = dict[str, Tensor]
 
 
-def copied_weights(model: nn.Module) -> Weights:
-    """Return a copy of every parameter by name, in shards where the model is."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+def raw_weights(model: nn.Module) -> Weights:
+    """Return every parameter by name, in shards where the model is, without a gradient."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def whole_weights(weights: Mapping[str, Tensor]) -> Weights:
@@ -23,15 +23,27 @@ def whole_weights(weights: Mapping[str, Tensor]) -> Weights:
     return {name: whole(tensor) for name, tensor in weights.items()}
 
 
-def snapshot(model: nn.Module, average: Weights, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return all that training continues from, whole tensors; every rank must call it."""
+def snapshot(model: nn.Module, average: Weights, optimiser: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
+    """Return all that training continues from, whole tensors on the CPU; every rank must call it.
+
+    Args:
+        model: what is trained.
+        average: of its weights.
+        optimiser: its optimiser.
+        keep: False on ranks that do not write: they help to gather each tensor and hold none of them.
+    """
+
+    def gathered(tensor: Tensor) -> Tensor:
+        full = whole(tensor.detach())
+        return full.cpu() if keep else full.new_empty(0)
+
     state = optimiser.state_dict()
     return {
-        "model": {name: whole(tensor.detach()) for name, tensor in model.named_parameters()},
-        "average": {name: whole(tensor) for name, tensor in average.items()},
+        "model": {name: gathered(tensor) for name, tensor in model.named_parameters()},
+        "average": {name: gathered(tensor) for name, tensor in average.items()},
         "optimiser": {
             "state": {
-                number: {key: whole(value) for key, value in entries.items()}
+                number: {key: gathered(value) for key, value in entries.items()}
                 for number, entries in state["state"].items()
             },
             "param_groups": state["param_groups"],

@@ -24,11 +24,11 @@ from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, say
-from mind.parallel import Workers, whole
+from mind.parallel import Workers, own_shard
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
 from mind.run_config import RunConfig
-from mind.state import copied_weights, restore, snapshot, whole_weights
+from mind.state import raw_weights, restore, snapshot, whole_weights
 from mind.tracking import Trackers
 
 
@@ -67,7 +67,7 @@ class Trainer:
         self.model = self._new_model()
         objective = self.recipe.objective(self.model)
         self.workers = Workers(objective, list(self.model.blocks), config.parallel, self.ranks, self.device)
-        self.average = copied_weights(self.model)
+        self.average = {name: weight.clone() for name, weight in raw_weights(self.model).items()}
         optim = config.optimiser
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
@@ -209,7 +209,7 @@ class Trainer:
 
     def weights(self, averaged: bool) -> Any:
         """Return a whole copy of the network with raw or averaged weights, in evaluation mode; every rank must call it."""
-        whole = whole_weights(self.average if averaged else copied_weights(self.model))
+        whole = whole_weights(self.average if averaged else raw_weights(self.model))
         network = self.recipe.network().to(self.device)
         network.set_precision(self.config.precision)
         network.load_state_dict({**network.state_dict(), **whole})
@@ -223,10 +223,10 @@ class Trainer:
         Raises:
             UserError: weights are not finite; the checkpoints before stay.
         """
-        finite = torch.stack([torch.isfinite(whole(p.detach())).all() for p in self.model.parameters()]).all()
-        if not finite:
+        shards = (own_shard(weight) for weight in raw_weights(self.model).values())
+        if self.workers.any(not all(bool(torch.isfinite(shard).all()) for shard in shards)):
             self._refuse({"weights": float("nan")})
-        state = snapshot(self.model, self.average, self.optimiser)
+        state = snapshot(self.model, self.average, self.optimiser, keep=self.ranks.first)
         if self.ranks.first:
             save_checkpoint(self.folder.checkpoints, self.step, state)
         self.ranks.wait()
@@ -259,7 +259,7 @@ class Trainer:
             network = self.weights(averaged)
             if self.ranks.first:
                 header = {
-                    "sampler": json.dumps(self.config.preview.sampler),
+                    "sampler": json.dumps(self.recipe.sampler),
                     "training": self.config.model_dump_json(),
                     "weights": "averaged" if averaged else "raw",
                     "steps": str(self.step),

@@ -51,6 +51,31 @@ MetricOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a measurement (lnc.k=10); may be repeated."),
 ]
+DecoderName = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", metavar="NAME", help="What made and decodes the latents (default: as the weights say)."
+    ),
+]
+DecoderWeights = Annotated[
+    Path | None, typer.Option("--tokenizer-weights", metavar="PATH", help="Weights of the tokenizer.")
+]
+DecoderRelease = Annotated[
+    str | None,
+    typer.Option("--release", metavar="NAME", help="Which weights of the tokenizer (default: as the weights say)."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="float32, autocast or, of MIND, released_bf16 (default: float32; the authors' for their weights).",
+    ),
+]
+SamplerOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="Sampler setting (cfg_scale=1.5, steps=100); may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 
 

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from latentlab.cli.options import Device, Seed, at_least, check_folder, parsed_settings
+from latentlab.cli.options import (
+    DecoderName,
+    DecoderRelease,
+    DecoderWeights,
+    Device,
+    Precision,
+    SamplerOptions,
+    Seed,
+    at_least,
+    check_folder,
+    parsed_settings,
+)
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,25 +67,13 @@ def _add(kind: str, what: str, default: str | None) -> None:
             Literal["equal", "random"],
             typer.Option("--labels", help="Every class equally often, or classes at random."),
         ] = "equal",
-        settings: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set", metavar="OPTION=VALUE", help="Sampler setting (cfg_scale=1.5, steps=100); may be repeated."
-            ),
-        ] = None,
+        settings: SamplerOptions = None,
         seed: Seed = 0,
         batch_size: Annotated[
             int | None,
             typer.Option("--batch-size", metavar="N", help="Images at a time (default: by model and device)."),
         ] = None,
-        precision: Annotated[
-            str | None,
-            typer.Option(
-                "--precision",
-                metavar="NAME",
-                help="float32, autocast or, of MIND, released_bf16 (default: float32; the authors' for their weights).",
-            ),
-        ] = None,
+        precision: Precision = None,
         averaged: Annotated[
             bool,
             typer.Option("--averaged", help="Take averaged weights (of a training run: mind_ema), not the raw ones."),
@@ -87,19 +86,9 @@ def _add(kind: str, what: str, default: str | None) -> None:
                 help="Of MIND: what the authors' checkpoint does not tell (noise_factor=0.8, num_heads=6); may be repeated.",
             ),
         ] = None,
-        tokenizer: Annotated[
-            str | None,
-            typer.Option("--tokenizer", metavar="NAME", help="What decodes the tokens (default: as the weights say)."),
-        ] = None,
-        tokenizer_weights: Annotated[
-            Path | None, typer.Option("--tokenizer-weights", metavar="PATH", help="Weights of the tokenizer.")
-        ] = None,
-        release: Annotated[
-            str | None,
-            typer.Option(
-                "--release", metavar="NAME", help="Which weights of the tokenizer (default: as the weights say)."
-            ),
-        ] = None,
+        tokenizer: DecoderName = None,
+        tokenizer_weights: DecoderWeights = None,
+        release: DecoderRelease = None,
         out: Annotated[
             Path | None,
             typer.Option("--out", metavar="DIR", help="Folder of the images (default: runs/sample-NAME-...)."),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,39 +42,17 @@ def tokenizer(
     _run(lambda: train(settings, folder, device=device), device, folder)
 
 
-@app.command()
-def mind(
-    config: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (mind-b).")
-    ],
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/train-NAME).")
-    ] = None,
-    device: Device = "auto",
-) -> None:
-    """Train MIND, diffusion of tokens on the hypersphere; under torchrun, on all its processes.
+def _generator(kind: str, what: str, example: str) -> None:
+    """Add the command that trains one kind of generator."""
 
-    The same command continues an interrupted run exactly where it stopped.
-    """
-    check_folder("--out", out)
-
-    from mind.mind_recipe import train_mind
-    from mind.train_config import load_config
-
-    settings = load_config(config, overrides or [])
-    folder = out or Path("runs") / f"train-{settings.name}"
-    _run(lambda: train_mind(settings, folder, device=device), device, folder)
-
-
-def _baseline(kind: str, summary: str) -> None:
-    """Add the command that trains one kind of baseline."""
-
-    @app.command(name=kind, help=f"Train {summary}; the same command continues an interrupted run exactly.")
+    @app.command(
+        name=kind,
+        help=f"Train {what}; under torchrun, on all its processes.\n\n"
+        "The same command continues an interrupted run exactly where it stopped.",
+    )
     def command(
         config: Annotated[
-            str,
-            typer.Option("--config", metavar="FILE", help=f"YAML file, or the name of a shipped one ({kind}-fashion)."),
+            str, typer.Option("--config", metavar="FILE", help=f"YAML file, or the name of a shipped one ({example}).")
         ],
         overrides: Overrides = None,
         out: Annotated[
@@ -84,23 +62,33 @@ def _baseline(kind: str, summary: str) -> None:
     ) -> None:
         check_folder("--out", out)
 
-        from mind.baselines.recipes import BaselineRecipe
-        from mind.baselines.run_configs import load_run
         from mind.training import train
 
-        settings = load_run(kind, config, overrides or [])
+        settings, recipe = _opened(kind, config, overrides or [])
         folder = out or Path("runs") / f"train-{settings.name}"
-        _run(
-            lambda: train(settings, lambda where: BaselineRecipe(settings, where), folder, device=device),
-            device,
-            folder,
-        )
+        _run(lambda: train(settings, recipe, folder, device=device), device, folder)
 
 
-_baseline("sit", "SiT, a flow on continuous latents")
-_baseline("lightningdit", "LightningDiT, a flow on continuous latents")
-_baseline("dit", "DiT, denoising diffusion on continuous latents")
-_baseline("emigm", "eMIGM, a masked generator of continuous latents or codes")
+def _opened(kind: str, config: str, overrides: list[str]) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the configuration of a run and what opens its recipe on a device."""
+    if kind == "mind":
+        from mind.mind_recipe import MindRecipe
+        from mind.train_config import load_config
+
+        chosen = load_config(config, overrides)
+        return chosen, lambda device: MindRecipe(chosen, device)
+    from mind.baselines.recipes import BaselineRecipe
+    from mind.baselines.run_configs import load_run
+
+    run = load_run(kind, config, overrides)
+    return run, lambda device: BaselineRecipe(run, device)
+
+
+_generator("mind", "MIND, diffusion of tokens on the hypersphere", "mind-b")
+_generator("sit", "SiT, a flow on continuous latents", "sit-fashion")
+_generator("lightningdit", "LightningDiT, a flow on continuous latents", "lightningdit-fashion")
+_generator("dit", "DiT, denoising diffusion on continuous latents", "dit-fashion")
+_generator("emigm", "eMIGM, a masked generator of continuous latents or codes", "emigm-fashion")
 
 
 def _run(work: Callable[[], Path], device: str, folder: Path) -> None:

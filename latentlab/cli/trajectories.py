@@ -3,11 +3,24 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentlab.cli.options import AsJson, Device, ImageSize, Limit, Seed, at_least, check_folder, parsed_settings
+from latentlab.cli.options import (
+    AsJson,
+    DecoderName,
+    DecoderRelease,
+    DecoderWeights,
+    Device,
+    ImageSize,
+    Limit,
+    Precision,
+    Seed,
+    at_least,
+    check_folder,
+    parsed_settings,
+)
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,21 +64,10 @@ def trajectories(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", help="Paths at a time (default: by model and device).")
     ] = None,
-    precision: Annotated[
-        Literal["float32", "autocast", "released_bf16"] | None,
-        typer.Option("--precision", help="How the model computes (default: float32; the authors' for their weights)."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", metavar="NAME", help="What made the tokens (default: as the weights say)."),
-    ] = None,
-    tokenizer_weights: Annotated[
-        Path | None, typer.Option("--tokenizer-weights", metavar="PATH", help="Weights of the tokenizer.")
-    ] = None,
-    release: Annotated[
-        str | None,
-        typer.Option("--release", metavar="NAME", help="Which weights of the tokenizer (default: as the weights say)."),
-    ] = None,
+    precision: Precision = None,
+    tokenizer: DecoderName = None,
+    tokenizer_weights: DecoderWeights = None,
+    release: DecoderRelease = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/trajectories-WEIGHTS...).")
     ] = None,

@@ -3,15 +3,14 @@
 Shapes: b batch, c channels.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from latentlab.errors import UserError
-from latentlab.files import first_problem
 from mind.baselines.transformer_config import TransformerConfig
+from mind.guidance_interval import GuidanceInterval
 
 
 class LatentModel(Protocol):
@@ -29,12 +28,10 @@ class LatentModel(Protocol):
         """See `LatentTransformer.forward`."""
 
 
-class GuidanceSettings(BaseModel):
+class GuidanceSettings(GuidanceInterval):
     """How much guidance, and when. Unknown fields and values raise `UserError`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     what: ClassVar[str] = "sampler settings"
-    """What the settings are of, for messages."""
 
     cfg_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Guidance scale w: unconditional + w (conditional - unconditional). With 1 the unconditional pass is not run."""
@@ -47,25 +44,6 @@ class GuidanceSettings(BaseModel):
     cfg_channels: PositiveInt | None = None
     """Guide the first this many channels only, the rest is of the conditional pass; None guides all. The sample scripts published
     with DiT, SiT and LightningDiT guide 3."""
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **values: Any) -> None:
-            """Check the fields.
-
-            Raises:
-                UserError: unknown field or value; says which.
-            """
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise UserError(f"{self.what}: {first_problem(error)}") from error
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.cfg_t_min > self.cfg_t_max:
-            raise ValueError(f"cfg_t_min ({self.cfg_t_min}) must not exceed cfg_t_max ({self.cfg_t_max})")
-        return self
 
     def weight(self, t: float) -> float:
         """Return w at time ``t`` (1 is data)."""

@@ -6,12 +6,12 @@ Shapes: n samples, then c channels and an h w grid, or l tokens and c channels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from latentlab.errors import UserError
 from mind import noise
 from mind.baselines.guidance import LatentModel
+from mind.labels import checked_labels, checked_numbers
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Called after every step with its number, the state and the estimate of the data, both like the latents."""
@@ -80,26 +80,10 @@ def checked_batch(
         UserError: labels that are not classes of the model, or noise or indices of another shape.
     """
     config, device = model.config, model.device
-    classes = _checked_labels(labels, config.null_class).to(device)
+    classes = checked_labels(labels, config.null_class).to(device)
     count = len(classes)
-    numbers = torch.arange(first_index, first_index + count) if indices is None else indices.long()
-    if numbers.shape != (count,):
-        raise UserError(
-            f"indices must hold one sample number for each of {count} labels, got shape {list(numbers.shape)}"
-        )
-    numbers, shape = numbers.to(device), config.latent_shape
+    numbers, shape = checked_numbers(indices, first_index, count).to(device), config.latent_shape
     if given is not None and given.shape != (count, *shape):
         raise UserError(f"noise must have shape {[count, *shape]}, got {list(given.shape)}")
     start = noise.normal(seed, "sampler/initial", numbers, 0, shape) if given is None else given.to(device)
     return Batch(classes, numbers, start, seed)
-
-
-def _checked_labels(labels: Tensor | Sequence[int], null: int) -> Tensor:
-    classes = torch.as_tensor(labels)
-    if classes.ndim != 1 or classes.is_floating_point():
-        raise UserError(f"labels must be a list of class ids, got {classes.dtype} of shape {list(classes.shape)}")
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) <= null:
-        raise UserError(
-            f"labels must be in 0 .. {null - 1} (or {null} for no class), got {int(classes.min())} .. {int(classes.max())}"
-        )
-    return classes.long()

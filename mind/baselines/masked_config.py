@@ -9,31 +9,24 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from latentlab.configuration import Strict
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import first_problem
+from mind.baselines.latent_shape import LatentShape
 
 MaskSchedule = Literal["linear", "cosine", "exp", "log_exp"]
 Masking = Literal["exact", "independent"]
 Weighting = Literal["one", "mdm"]
 
 
-class MaskedConfig(Strict):
+class MaskedConfig(LatentShape):
     """One masked generator. The defaults are eMIGM-B for 256x256 images (arXiv 2503.07197)."""
 
     # Latents
     input: tuple[PositiveInt, PositiveInt] | None = (16, 16)
-    """Rows and columns of a latent [c,h,w]; None for latents that are sequences."""
-    tokens: PositiveInt | None = None
-    """Length of a latent [l,c] or of codes [l], instead of ``input``."""
     patch: PositiveInt = 1
-    """Side of the squares of a grid, or number of neighbours of a sequence, that become one token."""
     in_channels: PositiveInt = 16
-    """c, channels of a continuous latent."""
     vocab_size: PositiveInt | None = None
     """v, number of codes; None for continuous latents."""
-    num_classes: PositiveInt = 1000
-    """Class ids are 0 .. num_classes-1; id num_classes stands for "no class"."""
 
     # Transformer
     width: PositiveInt = 768
@@ -69,20 +62,8 @@ class MaskedConfig(Strict):
     """The loss of an image is a sum over its masked tokens, divided by the number of ``all`` tokens (the paper's integral) or of
     the ``masked`` ones (as released code does)."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _sequence_or_grid(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("tokens") is not None:
-            return {"input": None, **values}
-        return values
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.input is None) == (self.tokens is None):
-            raise ValueError("give either input (rows and columns of a grid) or tokens (length of a sequence)")
-        if any(side % self.patch for side in self.sides):
-            sides = "x".join(map(str, self.sides))
-            raise ValueError(f"patch ({self.patch}) must divide the latent's size ({sides})")
         if self.width % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
         if self.vocab_size is not None and self.patch != 1:
@@ -94,16 +75,6 @@ class MaskedConfig(Strict):
                 "weighting mdm belongs to independent masking: choose masking independent, or weighting one"
             )
         return self
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """Size of a latent without its channels: (h, w) or (l,)."""
-        return self.input or (self.tokens or 0,)
-
-    @property
-    def patches(self) -> tuple[int, ...]:
-        """Tokens of the transformer along each side."""
-        return tuple(side // self.patch for side in self.sides)
 
     @property
     def length(self) -> int:
@@ -118,19 +89,12 @@ class MaskedConfig(Strict):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one latent: (c, h, w) or (l, c), of codes (h, w) or (l,)."""
-        if self.vocab_size is not None:
-            return self.sides
-        return (self.in_channels, *self.input) if self.input else (*self.sides, self.in_channels)
+        return super().latent_shape if self.vocab_size is None else self.sides
 
     @property
     def encoder_depth(self) -> int:
         """Blocks before masked tokens come in; 0 where they are there from the beginning."""
         return self.depth // 2 if self.mae else 0
-
-    @property
-    def null_class(self) -> int:
-        """Class id that stands for "no class"."""
-        return self.num_classes
 
 
 _TRANSFORMERS: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from mind.baselines.diffusion_head import Condition, DiffusionHead
 from mind.baselines.masked import masked_count, masked_share, ranks
 from mind.baselines.masked_network import MaskedTransformer
 from mind.baselines.masked_settings import MaskedSamplerSettings
+from mind.labels import checked_labels, checked_numbers
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Called after every step with its number, the tokens [n,l] or [n,l,d], and which are still masked [n,l]."""
@@ -73,8 +74,8 @@ def sample_masked(
             than tokens where each step must reveal one.
     """
     settings = settings or MaskedSamplerSettings()
-    classes = _checked_labels(model, labels).to(model.device)
-    numbers = _checked_indices(indices, first_index, len(classes)).to(model.device)
+    classes = checked_labels(labels, model.config.null_class).to(model.device)
+    numbers = checked_numbers(indices, first_index, len(classes)).to(model.device)
     walk = _Walk(model, settings, classes, numbers, seed)
     history: list[tuple[Tensor, Tensor]] = []
     for step in range(settings.steps):
@@ -226,24 +227,3 @@ def _check_reveal(model: MaskedTransformer, settings: MaskedSamplerSettings) -> 
             f"reveal '{settings.reveal}' needs a token for each step, and {settings.steps} steps are more than {tokens}: "
             "lower steps"
         )
-
-
-def _checked_labels(model: MaskedTransformer, labels: Tensor | Sequence[int]) -> Tensor:
-    classes, null = torch.as_tensor(labels), model.config.null_class
-    if classes.ndim != 1 or classes.is_floating_point():
-        raise UserError(f"labels must be a list of class ids, got {classes.dtype} of shape {list(classes.shape)}")
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) <= null:
-        raise UserError(
-            f"labels must be in 0 .. {null - 1} (or {null} for no class), got {int(classes.min())} .. {int(classes.max())}"
-        )
-    return classes.long()
-
-
-def _checked_indices(indices: Tensor | None, first_index: int, count: int) -> Tensor:
-    if indices is None:
-        return torch.arange(first_index, first_index + count)
-    if indices.shape != (count,):
-        raise UserError(
-            f"indices must hold one sample number for each of {count} labels, got shape {list(indices.shape)}"
-        )
-    return indices.long()

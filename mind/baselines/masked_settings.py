@@ -1,20 +1,20 @@
 """Every choice of the sampler of masked generators in one validated table; the defaults are eMIGM's with 16 steps."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from latentlab.configuration import Strict
-from latentlab.errors import UserError
-from latentlab.files import first_problem
 from mind.baselines.masked_config import MaskSchedule
+from mind.guidance_interval import GuidanceInterval
 
 
-class MaskedSamplerSettings(Strict):
+class MaskedSamplerSettings(GuidanceInterval):
     """How a masked generator walks from all tokens masked to none (arXiv 2503.07197, algorithm and released settings).
 
     Step i of n goes from time t=1-i/n to s=1-(i+1)/n; t=1 is fully masked. Unknown fields and values raise `UserError`.
     """
+
+    what: ClassVar[str] = "masked sampler settings"
 
     steps: PositiveInt = 16
     """Number of steps; the network is evaluated once in each, twice where it is guided."""
@@ -48,25 +48,6 @@ class MaskedSamplerSettings(Strict):
     """Limit of the data estimated in each step of the head; None is off (released). Nearly pure noise says little about the data:
     there an error of the predicted noise counts 160 times in the estimate, which a head that is not trained for long cannot
     avoid. 4 standard deviations of the latents suit it (thresholding, arXiv 2211.01095, section 4.3)."""
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **values: Any) -> None:
-            """Check the fields.
-
-            Raises:
-                UserError: unknown field or value; says which.
-            """
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise UserError(f"masked sampler settings: {first_problem(error)}") from error
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.cfg_t_min > self.cfg_t_max:
-            raise ValueError(f"cfg_t_min ({self.cfg_t_min}) must not exceed cfg_t_max ({self.cfg_t_max})")
-        return self
 
 
 FAMILY_SAMPLERS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ from mind.baselines.generators import BaselineGenerator, sampler_settings
 from mind.baselines.latents import Affine, LatentSet, affine_of
 from mind.baselines.masked_network import MaskedTransformer
 from mind.baselines.masked_objective import MaskedObjective, draw_noise
+from mind.baselines.masked_settings import FAMILY_SAMPLERS
 from mind.baselines.run_configs import DdpmRun, FlowRun, LatentRun, MaskedRun, masked_of, transformer_of
 from mind.baselines.transformer import LatentTransformer
 from mind.baselines.weight_files import save_baseline
@@ -47,7 +48,9 @@ class BaselineRecipe(Recipe):
         """
         self.config: FlowRun | DdpmRun | MaskedRun = config
         self.device, self.kind = device, config.kind
-        self._sampler = sampler_settings(config.kind, config.preview.sampler)
+        family = FAMILY_SAMPLERS[config.family] if isinstance(config, MaskedRun) else {}
+        self.sampler = {**family, **config.preview.sampler}
+        self._settings = sampler_settings(config.kind, self.sampler)
         self.tokenizer = chosen_tokenizer(config.data, device)
         vocabulary = _vocabulary(self.tokenizer, config)
         stores = open_stores(config.data, self.tokenizer, device, "float32", config.validation_images)
@@ -120,7 +123,7 @@ class BaselineRecipe(Recipe):
     def generator(self, network: Any) -> BaselineGenerator:
         """Return the network with its sampler and tokenizer."""
         return BaselineGenerator(
-            network, self.kind, self.tokenizer, self._data.affine, self._sampler, precision=network.precision
+            network, self.kind, self.tokenizer, self._data.affine, self._settings, precision=network.precision
         )
 
     def export(self, path: Path, network: Any, header: Mapping[str, str]) -> None:

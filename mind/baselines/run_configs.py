@@ -12,15 +12,12 @@ from mind.baselines.flow import FlowLoss, flow_loss
 from mind.baselines.latents import Normalisation
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_config import sized as masked_sized
-from mind.baselines.transformer_config import KINDS, TransformerConfig
+from mind.baselines.transformer_config import TransformerConfig
 from mind.baselines.transformer_config import sized as transformer_sized
 from mind.run_config import RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
 """Folder of the shipped configurations; `--config sit-b` means ``sit-b.yaml`` in it."""
-
-GENERATORS = (*KINDS, "emigm")
-"""What can be trained beside MIND."""
 
 
 class LatentRun(RunConfig):
@@ -59,8 +56,8 @@ class MaskedRun(LatentRun):
     """A run of eMIGM or one of the configurations it unifies."""
 
     kind: Literal["emigm"]
-    family: str = "emigm"
-    """``emigm``, ``maskgit``, ``mar`` or ``mdm``."""
+    family: Literal["emigm", "maskgit", "mar", "mdm"] = "emigm"
+    """Which published masking, loss and sampler."""
     codes: bool = False
     """Learn the ids of a discrete tokenizer instead of continuous latents."""
 

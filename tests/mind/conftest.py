@@ -5,11 +5,14 @@ It shares nothing with the package: no modules, explicit softmax, rotations as c
 
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+
+from mind.config import MindConfig
+from mind.network import Mind
 
 State = dict[str, Tensor]
 
@@ -199,3 +202,26 @@ class Released:
 def released() -> type[Released]:
     """The second implementation."""
     return Released
+
+
+def tiny_mind(**fields: Any) -> Mind:
+    """A model of 16 tokens and 3 classes that answers every label differently."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 16, "embed_dim": 8, "subvector_size": 2, "tokens": 4, "num_classes": 3, "cond_dim": 16}
+    network = {"hidden_size": 32, "num_heads": 2, "num_blocks": 2}
+    model = Mind(MindConfig(**{**shape, **network, **fields})).eval()
+    for parameter in model.parameters():  # fresh blocks are the identity and answer alike to every label
+        torch.nn.init.normal_(parameter, std=0.25)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Mind]:
+    """What builds such a model."""
+    return tiny_mind
+
+
+@pytest.fixture(scope="module")
+def model() -> Mind:
+    """One for the tests of a file."""
+    return tiny_mind()

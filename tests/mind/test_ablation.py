@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from latentlab.configuration import shipped_configs
 from latentlab.errors import UserError
-from mind.ablation import Grid, as_overrides, dotted, grid_names, load_grid
+from mind.ablation import GRIDS, Grid, as_overrides, dotted, load_grid
 from mind.train_config import load_config
 
 SMALL: dict[str, Any] = {
@@ -66,7 +67,7 @@ def test_guidance_space_has_each_row_of_its_table_twice_and_trains_what_embeddin
 
 
 def test_shipped_grids_are_readable_and_complete() -> None:
-    names = grid_names()
+    names = sorted(shipped_configs(GRIDS))
     assert names == [
         "components", "embedding-noise", "eta", "guidance-space", "hypersphere", "released-vs-paper", "residual",
         "sampling", "schedules", "stages",

@@ -406,7 +406,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too(config_file: Path, tmp_
 
 def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
     tiny(config_file, tmp_path)
-    with pytest.raises(UserError, match="holds a run with another configuration"):
+    with pytest.raises(UserError, match=r"another configuration \(.* is .* there, .* here\)"):
         tiny(config_file, tmp_path, "loss.mse_weight=0.5")
 
 
@@ -453,17 +453,15 @@ def test_a_finished_run_keeps_its_exports_as_they_are(config_file: Path, tmp_pat
 
 
 def test_weights_that_are_not_finite_are_not_saved(config_file: Path, tmp_path: Path) -> None:
-    overrides = [
-        "optimiser.learning_rate=1e30",
-        "optimiser.warmup_steps=0",
-        "checkpoint_every=1",
-        "optimiser.epsilon=1e-30",
-    ]
-    with pytest.raises(UserError, match="not finite at step"):
-        train(load_config(config_file, overrides), tmp_path, device="cpu")
-    newest = RunFolder(tmp_path).newest()
-    if newest is not None:
-        assert all(value.isfinite().all() for value in load_file(newest).values() if value.is_floating_point())
+    trainer = tiny(config_file, tmp_path)
+    trainer.train_step()
+    trainer.save()
+    good = RunFolder(tmp_path).newest()
+    trainer.train_step()
+    next(iter(trainer.model.parameters())).data.fill_(torch.inf)
+    with pytest.raises(UserError, match=r"not finite at step 2: weights; the last good checkpoint is .*step_00000001"):
+        trainer.save()
+    assert RunFolder(tmp_path).newest() == good
 
 
 def test_a_missing_judge_is_noticed_before_the_first_step(config_file: Path, tmp_path: Path) -> None:

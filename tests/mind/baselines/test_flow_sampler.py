@@ -228,6 +228,6 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, Any], problem: str) -
         sample_flow(network(), **arguments)
 
 
-def test_no_labels_no_samples() -> None:
-    out = sample_flow(network(), torch.zeros(0, dtype=torch.int64), FlowSamplerSettings(steps=2))
-    assert out.latents.shape == (0, 2, 4, 4)
+def test_no_labels_are_refused() -> None:
+    with pytest.raises(UserError, match="labels are empty"):
+        sample_flow(network(), torch.zeros(0, dtype=torch.int64), FlowSamplerSettings(steps=2))
