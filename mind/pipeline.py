@@ -13,7 +13,7 @@ from latentlab.errors import UserError
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.config import MindConfig
 from mind.generate import Drawn
-from mind.network import Mind, Precision
+from mind.network import Mind
 from mind.sampler import sample
 from mind.settings import SamplerSettings
 
@@ -37,7 +37,7 @@ class MindGenerator:
         tokenizer: Tokenizer,
         settings: SamplerSettings | None = None,
         *,
-        precision: Precision | None = None,
+        precision: str | None = None,
         weights_sha256: str | None = None,
     ) -> None:
         """Put the parts together on the device of the model.

@@ -1,8 +1,9 @@
 """Parameter names of the released MIND checkpoints and ours, one to one, and what shapes tell of the model. Imports no torch."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from mind.key_map import BLOCK, KeyMap
 
 COMPILED = "_orig_mod."
 """What torch.compile puts into keys, at the front or inside."""
@@ -23,7 +24,6 @@ _PREFIXES = {
     "head.modulation.": "output_layer.adaLN_modulation.",
 }
 _IN_BLOCK = {"qkv.": "attn_qkv.", "out.": "attn_out.", "modulation.": "adaLN_modulation."}
-_BLOCK = re.compile(r"(blocks\.(\d+)\.)(.*)")
 
 _SIZE_FROM = {
     "vocab_size": (("vocab_embed.embedding", 0), ("output_layer.linear.weight", 0)),
@@ -35,23 +35,8 @@ _SIZE_FROM = {
 """Field of `MindConfig` -> (published name, dimension) that tells it, the first one that is there."""
 
 
-def published_name(own: str) -> str:
-    """Return the name in the released checkpoints of the parameter or buffer that `Mind` calls ``own``."""
-    if found := _BLOCK.fullmatch(own):
-        return found[1] + _replaced(found[3], _IN_BLOCK)
-    return _replaced(own, _PREFIXES)
-
-
-def own_names(names: Iterable[str]) -> dict[str, str]:
-    """Return published name -> own name for the state dict keys ``names`` of a `Mind`: the way back."""
-    return {published_name(name): name for name in names}
-
-
-def _replaced(name: str, prefixes: Mapping[str, str]) -> str:
-    for ours, theirs in prefixes.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
+_KEYS = KeyMap(_PREFIXES, _IN_BLOCK)
+published_name, own_names = _KEYS.published_name, _KEYS.own_names
 
 
 def told_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -66,7 +51,7 @@ def told_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         for name, dim in sources[::-1]  # the first source has the last word
         if dim < len(shapes.get(name, ()))
     }
-    blocks = [int(found[2]) for name in shapes if (found := _BLOCK.fullmatch(name))]
+    blocks = [int(found[2]) for name in shapes if (found := BLOCK.fullmatch(name))]
     if blocks:
         told["num_blocks"] = max(blocks) + 1
     if classes := shapes.get("y_embedder.embedding_table.weight"):

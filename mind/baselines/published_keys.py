@@ -1,10 +1,11 @@
 """Parameter names of the published DiT, SiT and LightningDiT checkpoints and ours, and what shapes tell. Imports no torch."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mind.baselines.transformer_config import SIZES, Kind
+from mind.key_map import BLOCK, KeyMap
 
 PATCH, POSITIONS = "x_embedder.proj.weight", "pos_embed"
 """Published names of what has another shape there: [h,c,p,p] instead of [h,c p p], and [1,l,h] instead of [l,h]."""
@@ -30,7 +31,6 @@ _IN_BLOCK = {
     "mlp.out.": "mlp.w3.",
     "modulation.": "adaLN_modulation.1.",
 }
-_BLOCK = re.compile(r"(blocks\.(\d+)\.)(.*)")
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 _USUAL_HEAD = 64
 
@@ -40,23 +40,8 @@ def unwrapped(name: str) -> str:
     return _WRAPPED.sub("", name)
 
 
-def published_name(own: str) -> str:
-    """Return the name in the published checkpoints of the parameter or buffer that `LatentTransformer` calls ``own``."""
-    if found := _BLOCK.fullmatch(own):
-        return found[1] + _replaced(found[3], _IN_BLOCK)
-    return _replaced(own, _PREFIXES)
-
-
-def own_names(names: Iterable[str]) -> dict[str, str]:
-    """Return published name -> own name for the state dict keys ``names`` of a `LatentTransformer`: the way back."""
-    return {published_name(name): name for name in names}
-
-
-def _replaced(name: str, prefixes: Mapping[str, str]) -> str:
-    for ours, theirs in prefixes.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
+_KEYS = KeyMap(_PREFIXES, _IN_BLOCK)
+published_name, own_names = _KEYS.published_name, _KEYS.own_names
 
 
 def told_by_shapes(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> dict[str, Any]:
@@ -71,7 +56,7 @@ def told_by_shapes(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> dict[st
     patch = shapes.get(PATCH, ())
     if len(patch) == 4:
         told |= {"width": patch[0], "in_channels": patch[1], "patch": patch[3]}
-    blocks = [int(found[2]) for name in shapes if (found := _BLOCK.fullmatch(name))]
+    blocks = [int(found[2]) for name in shapes if (found := BLOCK.fullmatch(name))]
     if blocks:
         told["depth"] = max(blocks) + 1
     if classes := shapes.get("y_embedder.embedding_table.weight"):
