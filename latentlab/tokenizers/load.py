@@ -1,7 +1,6 @@
 """A tokenizer by name: the right release, its file, its architecture, and the weights put in."""
 
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -9,27 +8,19 @@ from typing import Any
 import torch
 
 from latentlab.errors import UserError
-from latentlab.files import file_sha256
 from latentlab.runtime import choose_device
-from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
 from latentlab.tokenizers.base import Tokenizer
-from latentlab.tokenizers.published import load_published
-from latentlab.tokenizers.sphere import load_sphere
-from latentlab.tokenizers.taesd import load_tiny
+from latentlab.tokenizers.families import FAMILIES, LoadRequest
+from latentlab.tokenizers.release import Release
+from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
 from latentlab.tokenizers.zoo import (
-    ZOO,
-    Release,
     embedded_path,
     find_release,
     find_release_weights,
     plugins,
     releases_of,
 )
-from latentlab.weights import read_state_dict
-
-WRAPPERS = ("state_dict", "model")
-"""Entries of published files under which the weights may lie: Lightning's and MAR's."""
 
 
 def load_tokenizer(
@@ -73,13 +64,8 @@ def load_tokenizer(
     chosen = _release(name, release, path, header)
     if path is None:
         path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(chosen, download)
-        header = read_weight_metadata(path)
-    if chosen.family == "mind":
-        own_release = None if weights is not None else chosen.name
-        return load_sphere(path, partial(load_tokenizer, download=download), overrides, own_release).to(device)
-    if chosen.family == "taesd":
-        return load_tiny(name, chosen.name, path, {**(chosen.architecture or {}), **overrides}).to(device)
-    return _load(name, chosen, path, header, overrides, ema).to(device)
+    request = LoadRequest(name, chosen, path, overrides, ema, own_file=weights is None, download=download)
+    return FAMILIES[chosen.family].load(request).to(device)
 
 
 def embedded_file(name: str, release: Release) -> Path:
@@ -105,44 +91,6 @@ def _release(name: str, release: str | None, path: Path | None, header: WeightMe
     if path is None:
         return releases[0]
     return next((known for known in releases if not known.embedded), releases[0])
-
-
-def _load(
-    name: str, release: Release, path: Path, header: WeightMetadata | None, overrides: Mapping[str, Any], ema: bool
-) -> Autoencoder:
-    state = read_state_dict(path, wrappers=WRAPPERS)
-    base = release.architecture if header is None else header.architecture
-    if base is None:
-        if not overrides:
-            raise UserError(
-                f"{path} does not record its architecture, and '{name}' has no published one: give architecture"
-            )
-        base = {}
-    shift, scale = _normalisation(release, path)
-    with torch.device("meta"):  # no time and memory for random weights that are overwritten
-        tokenizer = build_tokenizer(
-            {**base, **overrides},
-            name=name,
-            release=release.name if ema else f"{release.name}-raw",
-            shift=shift,
-            scale=scale,
-            weights_sha256=file_sha256(path),
-        )
-    tokenizer.to_empty(device="cpu")
-    load_published(tokenizer, state, ema=ema, source=f"{path} for '{name}'")
-    return tokenizer.eval().requires_grad_(False)
-
-
-def _normalisation(release: Release, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return shift and scale: from the statistics file beside the weights where there is one, else the release's."""
-    if release.statistics is None or not (path.parent / release.statistics).is_file():
-        return release.shift, release.scale
-    file = path.parent / release.statistics
-    statistics = read_state_dict(file)
-    if not {"mean", "std"} <= set(statistics):
-        raise UserError(f"{file} must hold 'mean' and 'std', it holds {', '.join(sorted(statistics)) or 'nothing'}")
-    mean, std = (statistics[key].double().flatten() for key in ("mean", "std"))
-    return tuple(mean.tolist()), tuple((1 / std).tolist())
 
 
 def _from_plugin(

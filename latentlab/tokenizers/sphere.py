@@ -6,6 +6,7 @@ itself; this is that latent space, measurable like any other.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from latentlab.errors import UserError, unknown_name
 from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.quantizers import EuclideanCodebook
 from latentlab.tokenizers.zoo import plugins
 from latentlab.weights import read_state_dict
@@ -102,6 +104,14 @@ class SphereTokenizer(DiscreteTokenizer):
     def _channel_first(self, latents: Tensor) -> Tensor:
         """Change between [n,l,d] and [n,d,l]; grids have their channels first already."""
         return latents if self._grid else latents.transpose(1, 2)
+
+
+def load_requested(request: LoadRequest) -> SphereTokenizer:
+    """Return the latent space of a MIND weight file that was asked for by name (see `load_sphere`)."""
+    from latentlab.tokenizers.load import load_tokenizer  # late: that module finds this one by name
+
+    own_release = request.release.name if request.own_file else None
+    return load_sphere(request.path, partial(load_tokenizer, download=request.download), request.overrides, own_release)
 
 
 def load_sphere(

@@ -5,7 +5,6 @@ lie in two files, ``NAME_encoder.pth`` and ``NAME_decoder.pth``.
 """
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.architecture import TinyArchitecture, read_architecture
 from latentlab.tokenizers.base import Tokenizer
+from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.published import load_published
 from latentlab.weights import read_state_dict
 
@@ -127,23 +127,17 @@ class TinyAutoencoder(Tokenizer):
         return self.encoder[0].weight  # type: ignore[return-value]
 
 
-def load_tiny(name: str, release: str, path: Path, architecture: Mapping[str, Any]) -> TinyAutoencoder:
-    """Return the tokenizer whose two files ``path`` names: their folder, or either of them.
-
-    Args:
-        name: of the tokenizer; files of another name in a folder are not looked at.
-        release: recorded in the spec.
-        path: the folder, ``*_encoder`` or ``*_decoder`` file.
-        architecture: fields of `TinyArchitecture`.
+def load_tiny(request: LoadRequest) -> TinyAutoencoder:
+    """Return the tokenizer whose two files ``request.path`` names: their folder, or either of them.
 
     Raises:
         UserError: a file is missing, unsafe, damaged, or does not fit the architecture.
     """
-    config = read_architecture(architecture, TinyArchitecture)
-    files = both_files(name, path)
+    config = read_architecture(request.architecture, TinyArchitecture)
+    files = both_files(request.name, request.path)
     spec = TokenizerSpec(
-        name=name,
-        release=release,
+        name=request.name,
+        release=request.release.name,
         kind="continuous",
         layout="grid",
         channels=config.latent_channels,

@@ -20,7 +20,8 @@ from latentlab.tokenizers import (
     zoo_entries,
 )
 from latentlab.tokenizers.architecture import read_architecture
-from latentlab.tokenizers.zoo import ENTRY_POINTS, MODELS, ZOO
+from latentlab.tokenizers.families import FAMILIES
+from latentlab.tokenizers.zoo import ENTRY_POINTS, ZOO
 
 TINY = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 4}
 EMBEDDED = [
@@ -147,7 +148,7 @@ def test_mar_as_safetensors(tmp_path: Path) -> None:
 def test_published_architectures_are_valid(name: str) -> None:
     for release in ZOO[name]:
         if release.architecture is not None:
-            channels = read_architecture(release.architecture, MODELS[release.family]).latent_shape[0]
+            channels = read_architecture(release.architecture, FAMILIES[release.family].architecture).latent_shape[0]
             assert len(release.shift) in (1, channels) and len(release.scale) in (1, channels)
 
 
