@@ -41,6 +41,13 @@ def available_devices() -> list[str]:
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
+def quick_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bfloat16; a CPU without them is about ten times slower in it than in float32."""
+    if device.type != "cpu":
+        return True
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def usable_cpus() -> int:
     """Return how many CPUs this process may use: its affinity, cut by the container's quota.
 

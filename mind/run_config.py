@@ -91,6 +91,7 @@ class RunConfig(Strict):
     preview: PreviewConfig = PreviewConfig()
     label_dropout: float = Field(0.1, ge=0, lt=1)
     precision: Literal["float32", "autocast"] = "autocast"
+    """``autocast`` takes products in bfloat16 where the device has instructions for it, and is float32 elsewhere."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How several ranks share the work: copies of the model, or shards of it (FSDP2) where it does not fit."""
     recompute: Recompute | None = None
@@ -105,6 +106,8 @@ class RunConfig(Strict):
     """Steps between losses on held-out images; 0 for never."""
     validation_images: PositiveInt = 512
     checkpoint_every: PositiveInt = 1000
+    keep_steps: tuple[PositiveInt, ...] = ()
+    """Steps after which raw and averaged weights are kept in ``weights/step_NNNNNN`` of the run folder, for learning curves."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from latentlab.optimisation import learning_rate, update_average
 from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, stop_signal
-from latentlab.runtime import choose_device, make_writable, peak_memory, progress, say
+from latentlab.runtime import choose_device, make_writable, peak_memory, progress, quick_bfloat16, say
 from mind.parallel import Workers, own_shard
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
@@ -99,6 +99,8 @@ class Trainer:
                 last = self.step == total
                 if self.step % config.log_every == 0 or last:
                     log.write()
+                if self.step in config.keep_steps and not last:
+                    self._write_weights(kept_weights(self.out, self.step))
                 if self.step % config.checkpoint_every == 0 or last or stopping:
                     self.save()
                 if config.validate_every and (self.step % config.validate_every == 0 or last):
@@ -196,7 +198,7 @@ class Trainer:
         config = self.config
         torch.manual_seed(config.seed)
         network = self.recipe.network().to(self.device).train()
-        network.set_precision(config.precision)
+        network.set_precision(self._precision())
         compiled = self.device.type == "cuda" if config.compile is None else config.compile
         if compiled and config.recompute == "cheap":
             raise UserError(
@@ -207,11 +209,15 @@ class Trainer:
             block.compile()
         return network
 
+    def _precision(self) -> str:
+        """Return how the network computes: autocast only where it is quicker than float32."""
+        return self.config.precision if quick_bfloat16(self.device) else "float32"
+
     def weights(self, averaged: bool) -> Any:
         """Return a whole copy of the network with raw or averaged weights, in evaluation mode; every rank must call it."""
         whole = whole_weights(self.average if averaged else raw_weights(self.model))
         network = self.recipe.network().to(self.device)
-        network.set_precision(self.config.precision)
+        network.set_precision(self._precision())
         network.load_state_dict({**network.state_dict(), **whole})
         return network.eval().requires_grad_(False)
 
@@ -237,6 +243,10 @@ class Trainer:
             restore(state, self.model, self.average, self.optimiser)
         if self.ranks.first:
             self.folder.forget_after(self.step)
+            if self._precision() != self.config.precision:
+                say(
+                    f"precision {self.config.precision}: this CPU has no instructions for bfloat16 and computes in float32"
+                )
             if newest:
                 say(f"continuing {self.out} at step {self.step}")
 
@@ -252,10 +262,18 @@ class Trainer:
 
         What a finished run wrote stays as it is: its bytes identify what was sampled from it.
         """
-        exports = [self.out / f"{self.recipe.kind}{suffix}.safetensors" for suffix in ("", "_ema")]
-        if not self._trained and all(path.is_file() for path in exports):
-            return exports[0]
-        for suffix, averaged in (("", False), ("_ema", True)):
+        exports = self._exports(self.out)
+        if self._trained or not all(path.is_file() for path in exports):
+            self._write_weights(self.out)
+        return exports[0]
+
+    def _exports(self, folder: Path) -> list[Path]:
+        """Return the files of raw and averaged weights in a folder."""
+        return [folder / f"{self.recipe.kind}{suffix}.safetensors" for suffix in ("", "_ema")]
+
+    def _write_weights(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, averaged in zip(self._exports(folder), (False, True), strict=True):
             network = self.weights(averaged)
             if self.ranks.first:
                 header = {
@@ -264,8 +282,12 @@ class Trainer:
                     "weights": "averaged" if averaged else "raw",
                     "steps": str(self.step),
                 }
-                self.recipe.export(self.out / f"{self.recipe.kind}{suffix}.safetensors", network, header)
-        return self.out / f"{self.recipe.kind}.safetensors"
+                self.recipe.export(path, network, header)
+
+
+def kept_weights(run: Path, step: int) -> Path:
+    """Return the folder, in that of a run, of the weights kept after ``step``; it opens like the run itself."""
+    return run / "weights" / f"step_{step:06d}"
 
 
 class _Log:

@@ -51,9 +51,9 @@ def ablate(
     for option, folder in (("--out", out), ("--runs", runs)):
         check_folder(option, folder)
 
-    from latentlab.ablation import plan_ablation, run_ablation
     from latentlab.encoding import slug
     from latentlab.runtime import choose_device, prepare_threads
+    from latentlab.study.ablation import plan_ablation, run_ablation
     from mind.ablation import load_grid
 
     grid = load_grid(name, overrides or [])
@@ -66,7 +66,7 @@ def ablate(
 
 def _report(results: dict[str, Any], folder: Path, json: bool) -> None:
     """Print the table (or the JSON), then where everything is; exit with 1 when a row failed."""
-    from latentlab.ablation_report import failures, print_ablation
+    from latentlab.study.ablation_report import failures, print_ablation
 
     if json:
         import json as codec

@@ -20,7 +20,7 @@ from latentlab.cli.options import (
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
-    from mind.generate import Generated, ImageGenerator
+    from mind.generate import Generated
 
 _RUNS = Path("runs")
 _WEIGHTS = (
@@ -119,12 +119,15 @@ def _add(kind: str, what: str, default: str | None) -> None:
         from latentlab.ranks import joined_ranks
         from latentlab.runtime import choose_device, prepare_threads
         from mind.generate import generate
+        from mind.kinds import open_weights
+        from mind.open_generator import TokenizerChoice
 
         where = choose_device(device)
         prepare_threads()
-        decoder = (tokenizer, release, tokenizer_weights)
-        asked: dict[str, Any] = {"settings": values, "precision": precision, "device": where, "averaged": averaged}
-        generator = _open(kind, weights, decoder, {**asked, "model": fields} if kind == "mind" else asked)
+        decoder = TokenizerChoice(tokenizer, release, tokenizer_weights)
+        asked: dict[str, Any] = {"model": fields} if kind == "mind" else {}
+        asked |= {"settings": values, "tokenizer": decoder, "precision": precision, "averaged": averaged}
+        generator = open_weights(kind, weights, device=where, **asked)
         if n is None and per_class is None and named is None:
             named = list(range(min(_CLASSES, generator.num_classes)))
         count = n or (per_class or _PER_CLASS) * len(named or range(generator.num_classes))
@@ -159,23 +162,6 @@ def _add(kind: str, what: str, default: str | None) -> None:
             )
         if ranks.first:
             _report(made, png)
-
-
-def _open(
-    kind: str,
-    weights: str,
-    decoder: tuple[str | None, str | None, Path | None],
-    asked: dict[str, Any],
-) -> "ImageGenerator":
-    """Open the generator; its modules are imported only now."""
-    from mind.open_generator import TokenizerChoice, open_generator
-
-    choice = TokenizerChoice(*decoder)
-    if kind == "mind":
-        return open_generator(weights, tokenizer=choice, **asked)
-    from mind.baselines.open import open_baseline
-
-    return open_baseline(kind, weights, tokenizer=choice, **asked)
 
 
 def _report(made: "Generated", png: bool) -> None:

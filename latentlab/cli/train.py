@@ -1,8 +1,9 @@
 """``latentlab train``: train a tokenizer or a generator from a configuration file."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,26 +63,13 @@ def _generator(kind: str, what: str, example: str) -> None:
     ) -> None:
         check_folder("--out", out)
 
+        from mind.kinds import open_recipe, read_run
         from mind.training import train
 
-        settings, recipe = _opened(kind, config, overrides or [])
+        settings = read_run(kind, config, overrides or [])
         folder = out or Path("runs") / f"train-{settings.name}"
+        recipe = partial(open_recipe, kind, settings)
         _run(lambda: train(settings, recipe, folder, device=device), device, folder)
-
-
-def _opened(kind: str, config: str, overrides: list[str]) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the configuration of a run and what opens its recipe on a device."""
-    if kind == "mind":
-        from mind.mind_recipe import MindRecipe
-        from mind.train_config import load_config
-
-        chosen = load_config(config, overrides)
-        return chosen, lambda device: MindRecipe(chosen, device)
-    from mind.baselines.recipes import BaselineRecipe
-    from mind.baselines.run_configs import load_run
-
-    run = load_run(kind, config, overrides)
-    return run, lambda device: BaselineRecipe(run, device)
 
 
 _generator("mind", "MIND, diffusion of tokens on the hypersphere", "mind-b")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from latentlab import __version__
-from latentlab.ablation_report import ABLATION_SCHEMA_VERSION, figure_rows, summarise_rows, write_tables
-from latentlab.ablation_training import Training, final_losses, norm_history, plan_training, train_all
 from latentlab.data import open_data
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
@@ -22,10 +20,13 @@ from latentlab.finished import FinishedSteps
 from latentlab.quality.generation import generation_distance
 from latentlab.results import environment
 from latentlab.runtime import make_writable, progress, say
-from mind.ablation import Grid, Row
+from latentlab.study.ablation_report import ABLATION_SCHEMA_VERSION, figure_rows, summarise_rows, write_tables
+from latentlab.study.training import Training, final_losses, norm_history, train_all
+from mind.ablation import Grid, Row, as_overrides
 from mind.generate import generate
 from mind.learned_geometry import table_statistics
 from mind.open_generator import open_generator
+from mind.train_config import load_config
 from mind.weight_files import find_weights
 
 
@@ -106,6 +107,23 @@ def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, devi
         find_weights(grid.weights)
     _ = plan.reference
     return plan
+
+
+def plan_training(grid: Grid, row: Row, seed: int) -> Training:
+    """Return what a row trains.
+
+    Raises:
+        UserError: no such configuration, or a setting in the row that does not exist or cannot be.
+    """
+    assert grid.base is not None
+    overrides = as_overrides(grid.training(row, seed))
+    config = load_config(grid.base, overrides)
+    if row.times_steps != 1:
+        steps = max(1, round(config.optimiser.steps * row.times_steps))
+        overrides.append(f"optimiser.steps={steps}")
+        config = load_config(grid.base, overrides)
+    _ = config.mind  # checks the model's fields
+    return Training("mind", grid.base, tuple(overrides), config)
 
 
 def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[str, Any]:

@@ -15,18 +15,19 @@ import yaml
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from latentlab import ablation as ablation_module
-from latentlab import ablation_training
-from latentlab.ablation import plan_ablation, run_ablation
-from latentlab.ablation_report import print_ablation
-from latentlab.ablation_training import WEIGHTS, Training, final_losses
 from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.quality.generation import GenerationDistance, generation_distance
+from latentlab.study import ablation as ablation_module
+from latentlab.study import training as study_training
+from latentlab.study.ablation import plan_ablation, run_ablation
+from latentlab.study.ablation_report import print_ablation
+from latentlab.study.training import Training, final_losses
 from mind.ablation import Grid
 from mind.mind_recipe import train_mind as train
 
-start_process = ablation_training._start
+WEIGHTS = "mind.safetensors"
+start_process = study_training._start
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -87,7 +88,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LATENTLAB_HOME", str(folder / "home"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(ablation_module, "generation_distance", distance_of_thumbnails)
-        patch.setattr(ablation_training, "_start", started_here)
+        patch.setattr(study_training, "_start", started_here)
         (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
         yield folder
 
@@ -244,9 +245,7 @@ def test_command_prints_json_alone_and_exits_with_1_when_a_row_failed(
     finished: tuple[Path, dict[str, Any]], small_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results = finished
-    monkeypatch.setattr(
-        ablation_training, "_start", lambda *args: Finished()
-    )  # "explodes" fails again, as its log says
+    monkeypatch.setattr(study_training, "_start", lambda *args: Finished())  # "explodes" fails again, as its log says
     monkeypatch.chdir(small_world)
     content = grid(small_world / "base.yaml").model_dump(exclude_none=True)
     Path("my grid.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(content))))

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
-from latentlab import ablation_training
-from latentlab.ablation_training import WEIGHTS, Training, final_losses, norm_history, plan_training, train_all
 from latentlab.errors import UserError
+from latentlab.study import training as study_training
+from latentlab.study.ablation import plan_training
+from latentlab.study.training import Training, final_losses, norm_history, train_all
 from mind.ablation import Grid, Row
+
+WEIGHTS = "mind_ema.safetensors"
+"""What a run writes last."""
 
 GRID = Grid(title="T", base="mind-fashion", samples=1, rows=(Row(label="a"),), train={"optimiser.steps": 10})
 
@@ -53,7 +57,7 @@ def test_a_row_that_cannot_be_trained_is_found_at_once(row: dict[str, Any], mess
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for runs, where `shell` instead of a training is started."""
-    monkeypatch.setattr(ablation_training, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(study_training, "_POLL_SECONDS", 0.01)
     return tmp_path / "runs"
 
 
@@ -73,7 +77,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> list[tupl
         processes.append(process)
         return process
 
-    monkeypatch.setattr(ablation_training, "_start", start)
+    monkeypatch.setattr(study_training, "_start", start)
     return started
 
 
@@ -92,8 +96,8 @@ def test_side_by_side_but_never_more_than_asked(runs: Path, monkeypatch: pytest.
 
 def test_finished_runs_are_not_started_and_failures_cost_no_other(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainings = seeded(3)
-    trainings[0].weights(runs).parent.mkdir(parents=True)
-    trainings[0].weights(runs).touch()
+    trainings[0].folder(runs).mkdir(parents=True)
+    trainings[0].weights(runs, averaged=True).touch()
     failing = "echo step 1; echo 'error: the loss is not finite' >&2; echo goodbye; exit 2"
     started = shell(monkeypatch, {"1": failing, "2": f": > {WEIGHTS}"})
     assert train_all(trainings, runs, jobs=1) == {trainings[1].name: "the loss is not finite"}
@@ -110,7 +114,7 @@ def test_an_interruption_reaches_the_trainings(runs: Path, monkeypatch: pytest.M
         if started and time.monotonic() - started[0][1] > 0.3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ablation_training.time, "sleep", stop_us)
+    monkeypatch.setattr(study_training.time, "sleep", stop_us)
     with pytest.raises(KeyboardInterrupt):
         train_all(seeded(1), runs)
     assert (runs / seeded(1)[0].name / "checkpoint").read_text() == "saved\n"

@@ -1,4 +1,4 @@
-"""The trained runs of an ablation: each in a process of its own, several side by side, those that are there not again."""
+"""The trained runs of a study: each in a process of its own, several side by side, those that are there not again."""
 
 import os
 import subprocess
@@ -12,11 +12,8 @@ from latentlab import __version__
 from latentlab.files import digest
 from latentlab.run_folder import RunFolder, stop_signal
 from latentlab.runtime import progress, usable_cpus
-from mind.ablation import Grid, Row, as_overrides
-from mind.train_config import TrainConfig, load_config
-
-WEIGHTS = "mind.safetensors"
-"""What a finished run has: raw weights, which the paper evaluates."""
+from mind.run_config import RunConfig
+from mind.training import kept_weights
 
 _LAST_SHARE = 0.1
 """The final loss is the mean over this last share of the steps."""
@@ -29,44 +26,39 @@ class Training:
     """One run; rows that train the same share it.
 
     Attributes:
+        kind: of generator, a name of `mind.kinds`.
         base: training configuration.
         overrides: ``a.b=value``.
         config: both together.
     """
 
+    kind: str
     base: str
     overrides: tuple[str, ...]
-    config: TrainConfig
+    config: RunConfig
 
     @property
     def name(self) -> str:
         """Name of everything that determines the weights."""
         return digest([__version__, self.config.model_dump(mode="json")])
 
-    def weights(self, runs: Path) -> Path:
-        """Return where the weights are, or will be, below the folder ``runs``."""
-        return runs / self.name / WEIGHTS
+    def folder(self, runs: Path) -> Path:
+        """Return the run's folder below the folder ``runs``."""
+        return runs / self.name
+
+    def weights(self, runs: Path, step: int | None = None, averaged: bool = False) -> Path:
+        """Return where weights are, or will be: those of the end, or those kept after a ``step``."""
+        run = self.folder(runs)
+        folder = run if step is None or step == self.config.optimiser.steps else kept_weights(run, step)
+        return folder / f"{self.kind}{'_ema' if averaged else ''}.safetensors"
+
+    def finished(self, runs: Path) -> bool:
+        """Return whether the run is done: averaged weights are written last."""
+        return self.weights(runs, averaged=True).is_file()
 
     def log(self, runs: Path) -> Path:
         """Return the file of what the run says."""
         return runs / f"{self.name}.log"
-
-
-def plan_training(grid: Grid, row: Row, seed: int) -> Training:
-    """Return what a row trains.
-
-    Raises:
-        UserError: no such configuration, or a setting in the row that does not exist or cannot be.
-    """
-    assert grid.base is not None
-    overrides = as_overrides(grid.training(row, seed))
-    config = load_config(grid.base, overrides)
-    if row.times_steps != 1:
-        steps = max(1, round(config.optimiser.steps * row.times_steps))
-        overrides.append(f"optimiser.steps={steps}")
-        config = load_config(grid.base, overrides)
-    _ = config.mind  # checks the model's fields
-    return Training(grid.base, tuple(overrides), config)
 
 
 def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: str = "auto") -> dict[str, str]:
@@ -77,7 +69,7 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
     Returns:
         Name of each run that failed -> its last words.
     """
-    missing = {t.name: t for t in trainings if not t.weights(runs).is_file()}
+    missing = {t.name: t for t in trainings if not t.finished(runs)}
     waiting, failed = list(missing.values()), {}
     running: dict[str, tuple[Training, subprocess.Popen[bytes]]] = {}
     try:
@@ -93,7 +85,7 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
                     if process.poll() is not None:
                         del running[name]
                         advance(1)
-                        if not training.weights(runs).is_file():
+                        if not training.finished(runs):
                             failed[name] = _reason(training.log(runs), process.poll())
     finally:
         for _, process in running.values():  # we are being stopped: let them save a checkpoint
@@ -104,10 +96,10 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
 
 
 def _start(training: Training, runs: Path, jobs: int, device: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "latentlab", "train", "mind", "--config", training.base]
+    command = [sys.executable, "-m", "latentlab", "train", training.kind, "--config", training.base]
     for override in training.overrides:
         command += ["--set", override]
-    command += ["--out", str(runs / training.name), "--device", device]
+    command += ["--out", str(training.folder(runs)), "--device", device]
     threads = str(max(1, usable_cpus() // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     runs.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Studies: many trainings and samplings as cells that are computed once, and what they say together."""
