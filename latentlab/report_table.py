@@ -37,8 +37,8 @@ def print_results(results: Results, file: TextIO | None = None) -> None:
 def write_summary(results: Results, folder: Path) -> None:
     """Write ``summary.md`` with the table, remarks and figures into ``folder``, atomically."""
     lines = [f"# {results.title}", "", _heading(results), ""]
-    lines += [_markdown_row(_COLUMNS), _markdown_row(["---"] * len(_COLUMNS))]
-    lines += [_markdown_row(row) for row in _rows(results.measurements)]
+    lines += [markdown_row(_COLUMNS), markdown_row(["---"] * len(_COLUMNS))]
+    lines += [markdown_row(row) for row in _rows(results.measurements)]
     lines += ["", *(f"* {_escape(line)}" for line in _remarks(results)), ""]
     lines += [f"![{Path(figure).stem}]({figure})" for figure in results.figures if figure.endswith(".png")]
     write_text(folder / "summary.md", "\n".join(lines).rstrip() + "\n")
@@ -77,7 +77,8 @@ def _interval(interval: Interval | None) -> str:
     return "-" if interval is None else f"{number(interval[0])} .. {number(interval[1])}"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return one line of a Markdown table."""
     return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
 
 

@@ -98,15 +98,20 @@ class MindGenerator:
         }
 
     def draw(self, labels: Tensor, indices: Tensor, seed: int) -> Drawn:
-        """Return images [b,3,H,W] in [-1,1] of classes ``labels`` [b] as the samples ``indices`` [b].
+        """Return images [b,3,H,W] in [-1,1] of classes ``labels`` [b] as the samples ``indices`` [b]."""
+        with torch.inference_mode():
+            tokens, evaluations = self.sample(labels, indices, seed)
+            return Drawn(self.decode(tokens), evaluations)
+
+    def sample(self, labels: Tensor, indices: Tensor, seed: int) -> tuple[Tensor, float]:
+        """Return token ids [b,l] and how often the network read each image.
 
         Where one stream of random numbers serves a batch, its seed is ``seed`` plus the number of the first sample: batches of
         one run must not repeat each other.
         """
         start = seed + int(indices[0]) if self.batch_dependent else seed
-        with torch.inference_mode():
-            samples = sample(self.model, labels, self.settings, seed=start, indices=indices)
-            return Drawn(self.decode(samples.indices), samples.evaluations)
+        samples = sample(self.model, labels, self.settings, seed=start, indices=indices)
+        return samples.indices, samples.evaluations
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Return the images [b,3,H,W] in [-1,1] of token ids [b,l]."""

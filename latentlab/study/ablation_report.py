@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentlab.files import write_text
+from latentlab.report_table import markdown_row
 from mind.ablation import Row
 
 ABLATION_SCHEMA_VERSION = 1
@@ -121,7 +122,14 @@ def _ours_cell(row: Mapping[str, Any], name: str) -> str:
 def markdown_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the ablation in Markdown: table, notes, failures, what was run, figures."""
     headings, rows = table_rows(results)
-    lines = [f"# {results['title']}", "", _row(headings), _row(["---"] * len(headings)), *map(_row, rows), ""]
+    lines = [
+        f"# {results['title']}",
+        "",
+        markdown_row(headings),
+        markdown_row(["---"] * len(headings)),
+        *map(markdown_row, rows),
+        "",
+    ]
     lines += [f"* {line}" for line in remarks(results)]
     pictures = [f"![{Path(figure).stem}]({figure})" for figure in results["figures"] if figure.endswith(".png")]
     return [*lines, "", *pictures]
@@ -207,7 +215,3 @@ def print_ablation(results: Mapping[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

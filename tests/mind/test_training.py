@@ -27,6 +27,7 @@ from mind.mind_recipe import MindTrainer as Trainer
 from mind.mind_recipe import train_mind as train
 from mind.released import load_mind
 from mind.train_config import CONFIGS, TrainConfig, load_config
+from mind.training import kept_weights
 
 CPU = torch.device("cpu")
 TINY = {
@@ -72,6 +73,21 @@ def held_out(straight: Path) -> str:
     stores = Path(os.environ["LATENTLAB_HOME"], "stores")
     (store,) = (path for path in stores.iterdir() if "mirrored" not in path.name)
     return f"data.validation_store={store}"
+
+
+def test_weights_are_kept_after_chosen_steps(config_file: Path, tmp_path: Path) -> None:
+    """They are those that a run of so many steps ends with, and the run itself ends as it would without them."""
+    constant = ["optimiser.warmup_steps=0"]
+    out = tmp_path / "kept"
+    train(load_config(config_file, [*constant, "keep_steps=[2,6]"]), out, device="cpu")
+    train(load_config(config_file, [*constant, "optimiser.steps=2"]), tmp_path / "short", device="cpu")
+    folder = kept_weights(out, 2)
+    for name in ("mind.safetensors", "mind_ema.safetensors"):
+        kept, short = load_file(folder / name), load_file(tmp_path / "short" / name)
+        assert kept.keys() == short.keys() and all(torch.equal(kept[key], short[key]) for key in kept)
+    assert read_metadata(folder / "mind.safetensors")["steps"] == "2"
+    assert not kept_weights(out, 6).exists()  # the end is in the run folder itself
+    load_mind(folder / "mind.safetensors")
 
 
 def tiny(config_file: Path, out: Path, *overrides: str) -> Trainer:

@@ -1,0 +1,64 @@
+"""How quality grows with training: over the same compute for all, and over the time that it took."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.columns import Details, columns
+from figures.style import GREY, MARKERS, colour, legend, look, require, themed
+
+_AXES = {
+    "operations": "training operations (floating point)",
+    "step": "optimiser steps",
+    "minutes": "training time on this machine (minutes)",
+}
+
+
+@themed
+def draw(curves: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[str, float] | None = None) -> Figure:
+    """Draw one panel per axis, one curve per generator: the mean over seeds, and their range as a band.
+
+    Args:
+        curves: name -> per seed ``operations``, ``step``, ``minutes`` and ``distance`` [m], the same points for all seeds.
+        quality: what the distance is; lower is better.
+        floors: name -> distance of real images or reconstructions, as grey lines.
+
+    Raises:
+        UserError: no curve, or a column is missing or has another length.
+    """
+    require(curves, "generator")
+    figure = Figure(figsize=(13.6, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(_AXES), sharey=True)
+    for axes, (key, name) in zip(panels, _AXES.items(), strict=True):
+        for index, runs in enumerate(curves.values()):
+            _curve(axes, runs, key, index)
+        axes.set(xscale="log", yscale="log", xlabel=name)
+    for index, label in enumerate(curves):
+        panels[0].plot([], [], label=label, marker=MARKERS[index % len(MARKERS)], **look(index))
+    draw_floors(panels, floors or {})
+    panels[0].set_ylabel(f"{quality}\nlower is better", parse_math=False)
+    figure.suptitle("Quality over training, without guidance", x=0.01, ha="left", weight="bold", size=12)
+    legend(figure, panels[0].get_lines(), handlelength=2.6)
+    return figure
+
+
+def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int) -> None:
+    pairs = [columns(run, key, "distance") for run in runs]
+    at, values = pairs[0][0], np.stack([distance for _, distance in pairs])
+    axes.plot(at, values.mean(0), marker=MARKERS[index % len(MARKERS)], **look(index))
+    if len(values) > 1:
+        axes.fill_between(at, values.min(0), values.max(0), color=colour(index), alpha=0.15, linewidth=0)
+
+
+def draw_floors(panels: Sequence[Axes], floors: Mapping[str, float]) -> None:
+    """Draw what real images and reconstructions score as grey lines, named in the last panel."""
+    for axes in panels:
+        for value in floors.values():
+            axes.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for name, value in floors.items():
+        panels[-1].annotate(
+            name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=8.5, color=GREY,
+            parse_math=False,
+        )  # fmt: skip

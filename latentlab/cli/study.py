@@ -1,0 +1,88 @@
+"""``latentlab study``: many trainings and samplings as one command, and what they say together."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentlab.cli.options import AsJson, Device, at_least, check_folder
+
+app = typer.Typer(
+    help="Run a study: train, sample and measure many models.", no_args_is_help=True, rich_markup_mode=None
+)
+
+_RUNS = Path("runs")
+
+
+@app.callback()
+def _commands() -> None:
+    """Run a study: train, sample and measure many models."""
+
+
+@app.command()
+def generators(
+    config: Annotated[
+        str,
+        typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (generators, smoke)."),
+    ] = "generators",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/study-NAME).")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Trained runs (default: runs/ below --out).")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change what all generators share (steps=500, samples=500, train.optimiser.batch_size=16); may be repeated.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="S", help="Trainings of every generator.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="J", help="Processes side by side.")] = 2,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Compare generators that were trained with equal compute: MIND, SiT, LightningDiT, DiT and eMIGM.
+
+    Gives learning curves over steps, operations and time, a guidance sweep and what an image costs, as results.json, table.md,
+    points.csv and figures. What is finished is kept: the same command continues an interrupted study, and a generator, seed or
+    scale that is added computes only itself.
+    """
+    for option, value in (("--seeds", seeds), ("--jobs", jobs)):
+        at_least(option, value, 1)
+    for option, folder in (("--out", out), ("--runs", runs)):
+        check_folder(option, folder)
+
+    from latentlab.encoding import slug
+    from latentlab.runtime import choose_device, prepare_threads
+    from latentlab.study.generators import plan_comparison, run_comparison
+    from mind.comparison import load_comparison
+
+    comparison = load_comparison(config, overrides or [])
+    where = choose_device(device)
+    prepare_threads()
+    place = out or _RUNS / f"study-{slug(Path(config).stem)}"
+    plan = plan_comparison(comparison, place, runs=runs, seeds=seeds, jobs=jobs, device=str(where))
+    _report(run_comparison(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]])), place, json)
+
+
+def _report(results: dict[str, Any], folder: Path, json: bool) -> None:
+    """Print the tables (or the JSON), then where everything is; exit with 1 when a generator failed."""
+    from latentlab.study.generators_report import failures, print_comparison
+
+    if json:
+        import json as codec
+
+        print(codec.dumps(results, indent=1, allow_nan=False))
+    else:
+        print_comparison(results)
+    news = sys.stderr if json else sys.stdout
+    print(f"results  {folder / 'results.json'}", file=news)
+    print(f"tables   {folder / 'table.md'} and points.csv", file=news)
+    print(f"figures  {folder / 'figures'} ({len(results['figures'])} files)", file=news)
+    if failures(results):
+        raise typer.Exit(1)

@@ -1,0 +1,140 @@
+"""One point of a study: images drawn from given weights with given settings, judged; computed once and kept."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentlab import __version__
+from latentlab.files import digest, file_sha256
+from latentlab.finished import FinishedSteps
+from latentlab.quality.evaluation import Evaluation, evaluate
+from latentlab.quality.image_sets import EvaluationSet, open_reference, open_samples
+from mind.generate import generate
+from mind.kinds import open_weights
+
+POINT_VERSION = 1
+"""Raised when what a kept point holds changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What drawn images are compared with, and how.
+
+    Attributes:
+        reference: real images, as in ``--data``.
+        limit: at most so many of them.
+        extractor: features in which they are compared.
+        metrics: names of `quality.evaluation.METRICS`.
+    """
+
+    reference: str
+    limit: int | None = None
+    extractor: str = "efficientnet-lite0"
+    metrics: tuple[str, ...] = ("fd", "pr")
+
+    @property
+    def key(self) -> list[Any]:
+        """What its numbers depend on, as JSON values."""
+        return [self.reference, self.limit, self.extractor, list(self.metrics)]
+
+    def judge(self, samples: EvaluationSet, device: str) -> dict[str, Any]:
+        """Return, by the name of each measurement, its value, interval, n and warnings.
+
+        Raises:
+            UserError: images or reference that cannot be read, an unknown extractor, or weights of one that are not here.
+        """
+        reference = open_reference(self.reference, like=samples, limit=self.limit)
+        asked = Evaluation(samples, reference, self.metrics, (self.extractor,), device=device)
+        results = evaluate(asked)
+        return {m.name: _plain(m) for m in results.measurements}
+
+
+def _plain(measurement: Any) -> dict[str, Any]:
+    interval = measurement.interval
+    return {
+        "value": measurement.value,
+        "interval": None if interval is None else list(interval),
+        "n": measurement.n,
+        "warnings": list(measurement.warnings),
+    }
+
+
+@dataclass(frozen=True)
+class Point:
+    """Images to be drawn.
+
+    Attributes:
+        kind: of generator.
+        weights: file to draw from.
+        settings: of the sampler, over those the weights recommend.
+        samples: number of images.
+        seed: of the draws.
+    """
+
+    kind: str
+    weights: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 1000
+    seed: int = 0
+
+    def measure(self, judge: Judge, out: Path, device: str = "cpu") -> dict[str, Any]:
+        """Return ``quality``, ``sampling`` and the folder of the images, drawn below ``out`` now or kept from an earlier time.
+
+        Raises:
+            UserError: weights, settings or reference that cannot be used.
+        """
+        drawn = digest(
+            [__version__, self.kind, file_sha256(self.weights), dict(self.settings), self.samples, self.seed]
+        )
+        key = digest([POINT_VERSION, drawn, judge.key])
+        finished = FinishedSteps(out / "points")
+        kept = finished.get(key, key)
+        if kept is None:
+            generator = open_weights(self.kind, self.weights, settings=self.settings, device=device)
+            made = generate(generator, out / "samples" / drawn, n=self.samples, seed=self.seed)
+            kept = {
+                "quality": judge.judge(open_samples(str(made.folder)), device),
+                "sampling": made.record,
+                "images": f"samples/{drawn}",
+            }
+            finished.put(key, key, kept)
+        return dict(kept)
+
+    def cost(self, repeats: int, device: str = "cpu") -> dict[str, Any]:
+        """Return what one image at a time takes, by the clock: median seconds, of them decoding, and passes through the network.
+
+        Raises:
+            UserError: weights or settings that cannot be used.
+        """
+        generator: Any = open_weights(self.kind, self.weights, settings=self.settings, device=device)
+        label = torch.zeros(1, dtype=torch.int64)
+        seconds, decoding, evaluations = [], [], 0.0
+        for i in range(repeats + 1):  # the first one warms up
+            with torch.inference_mode():
+                began = time.perf_counter()
+                latents, evaluations = generator.sample(label.to(device), label + i, self.seed)
+                _wait(device)
+                sampled = time.perf_counter()
+                generator.decode(latents)
+                _wait(device)
+            ended = time.perf_counter()
+            seconds.append(ended - began)
+            decoding.append(ended - sampled)
+        median = sorted(range(1, repeats + 1), key=seconds.__getitem__)[repeats // 2]
+        return {
+            "steps": generator.settings.steps,
+            "evaluations_per_image": float(evaluations),
+            "seconds_per_image": seconds[median],
+            "decoding_seconds": decoding[median],
+            "device": str(device),
+        }
+
+
+def _wait(device: str) -> None:
+    """Wait for a GPU, whose work goes on after a call has returned."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

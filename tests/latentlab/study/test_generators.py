@@ -1,0 +1,245 @@
+"""The comparison of generators as a user runs it, tiny: equal compute, points measured once, failures that cost no other."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from latentlab.cli.main import app
+from latentlab.errors import UserError
+from latentlab.study import generators as study
+from latentlab.study import scoring
+from latentlab.study import training as study_training
+from latentlab.study.generators_report import quality
+from latentlab.study.training import Training
+from mind.comparison import Comparison, load_comparison
+from mind.kinds import open_recipe, read_run
+from mind.training import kept_weights, train
+
+SMALL = (
+    "samples=12", "reference_limit=24", "steps=8", "train.data.limit=64", "train.optimiser.batch_size=4",
+    "train.log_every=2", "train.optimiser.warmup_steps=1",
+)  # fmt: skip
+
+start_process = study_training._start
+
+
+class Finished:
+    """A process that has ended."""
+
+    def poll(self) -> int:
+        return 0
+
+
+def started_here(training: Training, runs: Path, jobs: int, device: str) -> Any:
+    """Train in this process, which saves seconds; what is to fail runs as a user's would."""
+    if training.config.optimiser.peak > 1:
+        return start_process(training, runs, jobs, device)
+    recipe = lambda where: open_recipe(training.kind, training.config, where)  # noqa: E731
+    train(training.config, recipe, training.folder(runs), device=device)
+    return Finished()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of its own."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTLAB_HOME", str(folder / "home"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(study_training, "_start", started_here)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def finished(small_world: Path) -> tuple[Path, dict[str, Any]]:
+    """The shipped smoke comparison, smaller still, through the command."""
+    out = small_world / "out"
+    arguments = ["study", "generators", "--config", "smoke", "--jobs", "1", "--device", "cpu", "--out", str(out)]
+    result = CliRunner().invoke(app, [*arguments, *(part for one in SMALL for part in ("--set", one))])
+    assert result.exit_code == 0, result.output
+    assert "Quality at the end of training" in result.output and str(out / "table.md") in result.output
+    return out, json.loads((out / "results.json").read_text())
+
+
+def test_all_kinds_take_part_with_equal_compute(finished: tuple[Path, dict[str, Any]]) -> None:
+    """Within half a step of each, which is what whole steps allow."""
+    _, results = finished
+    assert [one["kind"] for one in results["generators"]] == ["mind", "emigm", "sit", "lightningdit", "dit"]
+    for one in results["generators"]:
+        spent = one["steps"] * one["operations_per_step"]
+        assert abs(spent - results["operations"]) <= one["operations_per_step"] / 2
+    parameters = [one["parameters"] for one in results["generators"]]
+    assert max(parameters) <= 1.1 * min(parameters)
+    assert results["generators"][0]["steps"] == 8
+
+
+def test_runs_did_what_the_table_says(finished: tuple[Path, dict[str, Any]]) -> None:
+    for one in finished[1]["generators"]:
+        (run,) = one["runs"]
+        folder = Path(run["run"])
+        stored = load_file(folder / f"{one['kind']}_ema.safetensors")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert lines[-1]["step"] == one["steps"] == run["curve"][-1]["step"]
+        trained = sum(tensor.numel() for tensor in stored.values())
+        assert one["parameters"] <= trained <= 1.05 * one["parameters"]  # and tables that are not trained
+        half = kept_weights(folder, run["curve"][0]["step"])
+        kept = load_file(half / f"{one['kind']}_ema.safetensors")
+        assert any(not torch.equal(kept[name], stored[name]) for name in stored)
+        paces = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
+        assert run["curve"][-1]["seconds"] == pytest.approx(one["steps"] * np.median(paces))
+
+
+def test_points_are_where_they_should_be(finished: tuple[Path, dict[str, Any]]) -> None:
+    """The end of the curve is scale 1 of the sweep; guidance doubles the evaluations."""
+    _, results = finished
+    for one in results["generators"]:
+        (run,) = one["runs"]
+        assert [point["share"] for point in run["curve"]] == [0.5, 1.0]
+        assert [point["scale"] for point in run["guidance"]] == [1.0, 2.0]
+        plain, guided = run["guidance"]
+        assert plain["images"] == run["curve"][-1]["images"] != guided["images"]
+        assert plain["sampling"]["evaluations_per_image"] == 4 and guided["sampling"]["evaluations_per_image"] == 8
+        assert [cost["evaluations_per_image"] for cost in run["cost"]] == [4, 8]
+        assert all(0 < cost["decoding_seconds"] < cost["seconds_per_image"] for cost in run["cost"])
+
+
+def test_values_are_those_of_an_evaluation(finished: tuple[Path, dict[str, Any]]) -> None:
+    """`latentlab evaluate` on the images of a point gives the numbers of the table."""
+    out, results = finished
+    point = results["generators"][2]["runs"][0]["guidance"][1]
+    target = out / "again"
+    arguments = [
+        "evaluate",
+        "--samples",
+        str(out / point["images"]),
+        "--reference",
+        "fashion:test",
+        "--metrics",
+        "fd,pr",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--reference-limit", "24", "--device", "cpu", "--out", str(target)])
+    assert result.exit_code == 0, result.output
+    again = {m["name"]: m["value"] for m in json.loads((target / "results.json").read_text())["measurements"]}
+    for name, found in point["quality"].items():
+        assert again[name] == pytest.approx(found["value"], rel=1e-6)
+
+
+def test_real_images_score_better_than_reconstructions_and_generators(finished: tuple[Path, dict[str, Any]]) -> None:
+    """Far outside noise: eight steps of training against photographs."""
+    _, results = finished
+    real = quality({"quality": results["floors"]["real images"]}, "distance")[0]
+    rebuilt = quality({"quality": results["floors"]["reconstructions of kl"]}, "distance")[0]
+    worst = [quality(one["runs"][0]["guidance"][0], "distance")[0] for one in results["generators"]]
+    assert real < rebuilt < min(worst)
+
+
+def test_tables_and_figures_are_written(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    assert len(results["figures"]) == 6 and all((out / figure).is_file() for figure in results["figures"])
+    text = (out / "table.md").read_text()
+    assert re.search(r"\| MIND \| ibq \| [\d,]+ \| 8 x 4 \|", text)
+    assert "| (real images) |" in text and "published: s/image (RTX 3090, one at a time)" in text
+    lines = list(csv.DictReader((out / "points.csv").read_text().splitlines()))
+    assert len(lines) == 5 * 4  # generators x (two shares and two scales)
+    first = next(line for line in lines if line["generator"] == "SiT" and line["scale"] == "2.0")
+    point = results["generators"][2]["runs"][0]["guidance"][1]
+    assert float(first["distance"]) == quality(point, "distance")[0] and first["share"] == ""
+
+
+def again(out: Path, **changes: Any) -> tuple[dict[str, Any], list[str]]:
+    """Run a changed comparison in the same folder; return results and the weights that were drawn from anew."""
+    whole = load_comparison("smoke", SMALL).model_dump()
+    plan = study.plan_comparison(Comparison.model_validate({**whole, **changes}), out, jobs=1)
+    drawn: list[str] = []
+    original = scoring.generate
+
+    def counted(generator: Any, folder: Path, **options: Any) -> Any:
+        drawn.append(generator.facts()["generator"])
+        return original(generator, folder, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "generate", counted)
+        patch.setattr(study, "draw_figures", lambda *_: [])
+        return study.run_comparison(plan, out), drawn
+
+
+def test_only_what_is_new_is_computed(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    before = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*.safetensors")}
+    repeated, drawn = again(out)
+    assert drawn == []
+    for one, first in zip(repeated["generators"], results["generators"], strict=True):
+        assert one["runs"][0]["curve"] == first["runs"][0]["curve"]
+    scales, drawn = again(out, guidance=[1.0, 1.5, 2.0])
+    assert drawn == ["mind", "emigm", "sit", "lightningdit", "dit"]
+    assert [point["scale"] for point in scales["generators"][0]["runs"][0]["guidance"]] == [1.0, 1.5, 2.0]
+    assert {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*.safetensors")} == before
+
+
+def test_a_generator_that_fails_costs_no_other(finished: tuple[Path, dict[str, Any]], capsys: Any) -> None:
+    """Training that explodes, in a process of its own, and a sampler setting that does not exist."""
+    out, _ = finished
+    one = load_comparison("smoke", SMALL).model_dump()["generators"]
+    rows = [one[2], {**one[2], "label": "explodes", "train": {**one[2]["train"], "optimiser.learning_rate": 1e30}}]
+    rows.append({**one[2], "label": "unknown", "sample": {"stages": 4}})
+    failing, _ = again(out, generators=rows)
+    fine, explodes, unknown = (found["runs"][0] for found in failing["generators"])
+    assert fine["error"] is None and fine["curve"][-1]["quality"]
+    assert explodes["error"].startswith("training: not finite at step") and Path(explodes["log"]).is_file()
+    assert "stages" in unknown["error"] and unknown["cost"] == []
+    text = (out / "table.md").read_text()
+    assert "| explodes | failed |" in text and "failed: unknown, seed 0" in text
+    assert "stages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["parameters_within=0.001"], r"parameters differ by \d+\.\d %.*MIND [\d,]+, eMIGM"),
+        (["guidance=[0.5]"], "guidance"),
+        (["curve=[2]"], "curve"),
+        (["samples=0"], "samples"),
+        (["train.optimizer.steps=4"], "generator 'MIND': .*optimizer"),
+        (["generators=[]"], "at least 2"),
+    ],
+)
+def test_mistakes_are_one_line(small_world: Path, overrides: list[str], message: str) -> None:
+    arguments = ["study", "generators", "--config", "smoke", "--out", str(small_world / "bad")]
+    arguments += [part for one in (*SMALL, *overrides) for part in ("--set", one)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and re.search(message, result.output) and "Traceback" not in result.output
+
+
+def test_comparison_checks_its_generators() -> None:
+    whole = load_comparison("smoke").model_dump()
+    first, second = whole["generators"][:2]
+    for rows, message in (
+        ([first, {**second, "label": first["label"]}], "two generators are called 'MIND'"),
+        ([first, {**second, "kind": "gan"}], "unknown kind 'gan'"),
+        ([first, {**second, "published": {"is": 1.0}}], "published has no column is"),
+        ([first, {**second, "sample": {"cfg_scale": 2}}], "cfg_scale is swept"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Comparison.model_validate({**whole, "generators": rows})
+    assert Comparison.model_validate({**whole, "curve": [0.5, 0.25]}).shares() == (0.25, 0.5, 1.0)
+
+
+def test_shipped_comparison_can_be_planned(small_world: Path) -> None:
+    """Its configurations exist and its sampler settings too; the counts are asserted by the plan itself."""
+    comparison = load_comparison("generators")
+    for one in comparison.generators:
+        config = read_run(
+            one.kind, one.base, [f"{key}={json.dumps(value)}" for key, value in comparison.training(one, 0).items()]
+        )
+        assert config.optimiser.batch_size == 32
+    with pytest.raises(UserError, match="unknown comparison 'generator'"):
+        load_comparison("generator")
