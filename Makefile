@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights weights-mind study-mind scores cards figures bench clean
+.PHONY: demo test lint types check weights weights-mind study-mind study-generators scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -34,6 +34,10 @@ study-mind: $(READY)  ## the committed ablations of MIND -> studies/mind_ablatio
 	$(BIN)/latentlab ablate eta --out runs/mind_ablations/eta --set samples=500 --set sample.steps=25
 	for name in hypersphere eta; do for file in table.md table.csv results.json figures; do cp -r runs/mind_ablations/$$name/$$file studies/mind_ablations/$$name/ || exit 1; done; done
 
+study-generators: $(READY)  ## the committed comparison of generators -> studies/generators; about an hour and a half on two cores
+	$(BIN)/latentlab study generators --out runs/study-generators
+	mkdir -p studies/generators && for file in table.md points.csv results.json figures; do cp -r runs/study-generators/$$file studies/generators/ || exit 1; done
+
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
 
@@ -44,7 +48,7 @@ figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
-	for file in viv sec lnc gmm spatial frechet ifid uniformity everything mind_training mind_sampling mind_flops; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in viv sec lnc gmm spatial frechet ifid uniformity everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -55,6 +55,12 @@ LESS = {
     "sample mind": [*_set("steps=2"), "--device", "cpu"],
     "evaluate": ["--reference-limit", "20", "--device", "cpu"],
     "trajectories": ["--n", "2", *_set("steps=3"), "--device", "cpu"],
+    "study": [
+        *_set("steps=2", "samples=4", "reference_limit=20", "train.data.limit=20", "train.optimiser.batch_size=4"),
+        *_set("train.optimiser.warmup_steps=1", "guidance=[1]", "curve=[1]"),
+        "--device",
+        "cpu",
+    ],
     "ablate": [*_set("samples=10", "sample.steps=2", "reference_limit=20"), "--device", "cpu"],
 }
 

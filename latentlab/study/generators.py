@@ -307,6 +307,7 @@ def _run(
         "run": str(folder),
         "overrides": list(training.overrides),
         "losses": final_losses(folder),
+        "held_out_loss": _held_out_loss(folder, comparison.averaged),
         "seconds_per_step": pace,
         "curve": curve,
         "guidance": guidance,
@@ -322,6 +323,13 @@ def _pace(run: Path) -> float:
     """Return the median seconds of a step: what else the machine did for a while does not count."""
     paces = [line["seconds_per_step"] for line in RunFolder(run).metrics() if "seconds_per_step" in line]
     return statistics.median(paces) if paces else float("nan")
+
+
+def _held_out_loss(run: Path, averaged: bool) -> float | None:
+    """Return the loss on held-out images at the end of a run; None where it was not measured. Kinds of generator do not compare."""
+    name = "validation_ema_loss" if averaged else "validation_loss"
+    losses = [line[name] for line in RunFolder(run).metrics() if name in line]
+    return losses[-1] if losses else None
 
 
 def _cost(plan: Plan, number: int) -> list[dict[str, Any]]:
