@@ -3,6 +3,15 @@
 x0 ~ N(0, I), x1 ~ N(mu, Sigma), x_t = (1-t) x0 + t x1, v = x1 - x0. In an eigen-direction of Sigma with eigenvalue l,
 Var v = 1+l, Cov(v, x_t) = t l - (1-t) and Var x_t = (1-t)^2 + t^2 l, hence Var(v | x_t) = l / Var x_t: it depends neither on
 mu nor on x_t. Flow time: t = 0 is noise, t = 1 is data.
+
+The exact flow moves with v*(x_t) = E[v | x_t], and its states are distributed as x_t. By the law of total variance, for any
+data,
+
+    E |dx_t/dt|^2 = E |v|^2 - I(t),    E |v|^2 = E |x1|^2 + d at every t
+
+so its steps are short exactly where the irreducible variance is large (figure 10 of DRS). For Gaussians I(t) is eq. 4. For
+others eq. 4 of their covariance is an upper bound, as the best affine velocity is no better than the best one: discrete latents
+are nearly known at late times, where eq. 4 comes to the rank.
 """
 
 from typing import Any
@@ -45,6 +54,31 @@ def velocity_variance(eigenvalues: ArrayLike, t: ArrayLike | float) -> Any:
 def integrated_variance(eigenvalues: np.ndarray) -> float:
     """Return the integral of `velocity_variance` over t from 0 to 1 (eq. 5): ``(pi/2) sum_i sqrt(l_i)``."""
     return float(np.pi / 2 * np.sqrt(eigenvalues).sum())
+
+
+def gaussian_length_ratio(energy: float, variance: ArrayLike, integral: float) -> np.ndarray:
+    """Return how long the steps of the exact flow of Gaussian data are, in units of an even step on the straight line.
+
+    Root mean squares over paths: sqrt((E|v|^2 - I(t)) / E|x_1 - x_0|^2) with x_0 and x_1 the ends of a path, for which
+    x_1 - x_0 = mu + (sqrt(l) - 1) x_0 in every eigen-direction, so E|x_1 - x_0|^2 = E|v|^2 - (4/pi) int_0^1 I dt.
+
+    Args:
+        energy: E|v|^2 = E|x1|^2 + d of noise and data that are drawn independently.
+        variance: I(t) at some times, [T].
+        integral: of I(t) over t from 0 to 1 (eq. 5). All three are sums over dimensions, or all are means over them.
+
+    Returns:
+        Length ratios, float64 [T].
+
+    Raises:
+        UserError: the ends of all paths coincide, as for white noise, which need not move.
+    """
+    squared = energy - 4 / np.pi * integral
+    if squared <= 1e-12 * energy:
+        raise UserError(
+            "the flow from noise to white noise does not move: there is no distance to compare its steps with"
+        )
+    return np.sqrt(np.maximum(energy - _float64(variance), 0) / squared)
 
 
 def _float64(values: ArrayLike | float) -> np.ndarray:

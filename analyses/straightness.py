@@ -7,7 +7,9 @@ x_0 (noise) .. x_M (latent) and the steps D_i = x_{i+1} - x_i, each flattened; p
     efficiency     = |x_M - x_0| / sum_i |D_i|
     length ratio_i = |D_i| / (dt_i |x_M - x_0|),    dt_i in units of the whole time, so 1/M on an even grid
 
-A straight path of constant speed has the value 1 in all of them. Averaged over time the length ratio is 1 / efficiency.
+A straight path of constant speed has the value 1 in all of them. Averaged over time the length ratio is 1 / efficiency. Figure 10
+sets it beside the irreducible variance I(t) of the velocity: of the exact flow, mean squared speed + I(t) is the same at all
+times (`analyses.irreducible`), so its steps are shortest where I(t) is largest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -123,7 +125,8 @@ def join_paths(parts: Sequence[Paths]) -> Paths:
         "pairs with a step of length 0 skipped, step lengths per unit of time on uneven grids",
         needs=("trajectory",),
         on_request=True,
-        confounds="number of steps (more steps, smaller angles), solver, guidance, and how well the generator is trained",
+        confounds="number and spacing of the steps (more steps, smaller angles), solver, guidance, precision, how well the "
+        "generator is trained; a sampler that goes to the likeliest token and not to the mean is straight without an ODE",
         variants={"times=[...]": "length ratios per unit of time on a grid that is not even"},
         invariances="scale, shift, rotation and mirror images of the latent space, and the order of the paths",
         known_values={
@@ -131,6 +134,7 @@ def join_paths(parts: Sequence[Paths]) -> Paths:
             "straight path with positions t^2": "straightness and efficiency 1, length ratios (2i+1)/M",
             "circular arc of angle a": "cos(a/M), efficiency sin(a/2) / (M sin(a/(2M)))",
             "right-angled zig-zag": "0, efficiency 1/sqrt(2), length ratios sqrt(2)",
+            "exact flow": "mean squared speed = E|x1 - x0|^2 - I(t) of independent x0, x1: length ratios fall as I(t) rises",
         },
         test="tests/analyses/test_straightness.py::test_circular_arc",
     )

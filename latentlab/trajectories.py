@@ -6,8 +6,8 @@ which frame states are.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from analyses.straightness import Paths, TrajectoryMeter, join_paths, summarise
-from analyses.viv import viv
 from latentlab import __version__
 from latentlab.errors import UserError
-from latentlab.files import digest, write_json, write_text
+from latentlab.files import digest, read_json, write_json, write_text
 from latentlab.finished import FinishedSteps
-from latentlab.latents import Latents
-from latentlab.measurement import Estimate, Measurement
+from latentlab.measurement import Measurement
+from latentlab.path_variance import Overlay, irreducible_variance, with_variance
+from latentlab.ranks import Ranks
 from latentlab.results import environment
 from latentlab.runtime import make_writable, progress
 from latentlab.trajectory_report import TRAJECTORIES_SCHEMA_VERSION, summary_lines
@@ -35,19 +35,8 @@ _FILLED = 4
 otherwise, and one bit is enough for another token."""
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """Latents whose irreducible variance is set beside the paths.
-
-    Attributes:
-        latents: as the paths lead to them, with labels.
-        path: folder they lie in.
-    """
-
-    latents: Latents
-    path: Path
+Walked = dict[int, Paths]
+"""What is known of batches of paths, by the number of their first path."""
 
 
 def measure_paths(
@@ -75,27 +64,49 @@ def measure_paths(
     Raises:
         UserError: fewer than 1 path or batch size, fewer than 2 steps, or a path that cannot be measured.
     """
-    size, n = batch_size or generator.batch_size, len(labels)
+    batches = _batches(generator, len(labels), batch_size)
+    return _measured(generator, [_walk_batches(generator, labels, batches, seed, finished, advance)], seed)
+
+
+def _batches(generator: PathGenerator, n: int, batch_size: int | None) -> list[slice]:
+    """Return the paths of every batch; they do not depend on the number of ranks."""
+    size = generator.batch_size if batch_size is None else batch_size
     if n < 1 or size < 1:
         raise UserError(f"there must be at least 1 path and 1 path at a time, got {n} and {size}")
     if len(generator.times) < 3:
         raise UserError(
-            f"straightness needs at least 2 steps in time, and these settings have {len(generator.times) - 1}"
+            f"straightness needs at least 2 steps in time, and these settings have {len(generator.times) - 1}: set steps=50"
         )
-    facts = [__version__, environment()["versions"], generator.device, generator.facts(), seed]
-    parts = []
-    for first in range(0, n, size):
-        part = slice(first, min(first + size, n))
-        key = digest([facts, labels[part].tolist(), first])
-        kept = None if finished is None else finished.get(f"batch_{first:07d}", key)
-        if kept is None:
-            walked = _walked(generator, labels, part, seed)
-            if finished is not None:
-                finished.put(f"batch_{first:07d}", key, _plain(walked))
-        parts.append(_paths(kept) if kept is not None else walked)
+    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
+
+
+def _walk_batches(
+    generator: PathGenerator,
+    labels: Tensor,
+    batches: Sequence[slice],
+    seed: int,
+    finished: FinishedSteps | None,
+    advance: Advance | None,
+) -> Walked:
+    """Walk these batches, or take from ``finished`` what is known of them."""
+    where = generator.device.partition(":")[0]  # of several GPUs any will do
+    facts = [__version__, environment()["versions"], where, generator.facts(), seed]
+    known = {}
+    for part in batches:
+        name, key = f"batch_{part.start:07d}", digest([facts, labels[part].tolist(), part.start])
+        kept = None if finished is None else finished.get(name, key)
+        known[part.start] = _walked(generator, labels, part, seed) if kept is None else _paths(kept)
+        if finished is not None and kept is None:
+            finished.put(name, key, _plain(known[part.start]))
         if advance is not None:
             advance(part.stop - part.start)
-    return summarise(join_paths(parts), times=_given_times(generator), seed=seed)
+    return known
+
+
+def _measured(generator: PathGenerator, shares: Sequence[Walked], seed: int) -> Measurement:
+    """Return the measurement of all paths, in order, from what every rank has walked."""
+    known = {first: paths for share in shares for first, paths in share.items()}
+    return summarise(join_paths([known[first] for first in sorted(known)]), times=_given_times(generator), seed=seed)
 
 
 def _walked(generator: PathGenerator, labels: Tensor, part: slice, seed: int) -> Paths:
@@ -137,55 +148,6 @@ def _given_times(generator: PathGenerator) -> list[float] | None:
     return None if np.allclose(times, np.linspace(0, 1, len(times)), rtol=0, atol=1e-9) else times
 
 
-def irreducible_variance(generator: PathGenerator, overlay: Overlay, seed: int = 0) -> Measurement:
-    """Return ``viv`` of the latents that the paths lead to, with its curve in the middle of every step.
-
-    The latents are taken as they are: what they are scaled by has been decided by the generator.
-
-    Raises:
-        UserError: latents without labels, or too few of them for the covariance of a class.
-    """
-    if overlay.latents.labels is None:
-        raise UserError(
-            f"{overlay.path} has no labels: the irreducible variance is that given the class; encode with labels"
-        )
-    times = np.asarray(generator.times)
-    try:
-        return viv(overlay.latents, normalize=False, times=((times[1:] + times[:-1]) / 2).tolist(), seed=seed)
-    except UserError as error:
-        raise UserError(f"irreducible variance of {overlay.path}: {error}") from error
-
-
-def with_variance(paths: Measurement, variance: Measurement) -> Measurement:
-    """Return the measured paths with the irreducible variance beside their length ratios.
-
-    Adds to ``details`` ``irreducible_variance`` [M], per dimension, and ``normalised_variance`` [M], which is it divided by its
-    mean over the time of the path: 1 in the mean, as length ratios are on a straight path. Where both vary there is a companion
-    ``correlation with irreducible variance`` over the steps; negative: short steps where the velocity is
-    ambiguous.
-    """
-    curve, ratio = np.asarray(variance.details["curve"]), np.asarray(paths.details["length_ratio"])
-    mean = float(curve @ _shares(paths))
-    details = (
-        {"irreducible_variance": curve, "normalised_variance": curve / mean}
-        if mean
-        else {"irreducible_variance": curve}
-    )
-    companions = dict(paths.companions)
-    if curve.std() and ratio.std():
-        companions["correlation with irreducible variance"] = Estimate(float(np.corrcoef(ratio, curve)[0, 1]))
-    return replace(paths, details={**paths.details, **details}, companions=companions)
-
-
-def _shares(paths: Measurement) -> np.ndarray:
-    """Return the share of the time that each step takes, [M]."""
-    times = paths.parameters["times"]
-    steps = len(paths.details["t"])
-    lengths = np.full(steps, 1.0) if times is None else np.diff(times)
-    shares: np.ndarray = lengths / lengths.sum()
-    return shares
-
-
 def study_trajectories(
     generator: PathGenerator,
     out: Path,
@@ -193,9 +155,11 @@ def study_trajectories(
     name: str,
     n: int = 256,
     overlay: Overlay | None = None,
+    beside: Sequence[Path] = (),
     seed: int = 0,
     batch_size: int | None = None,
     command: str | None = None,
+    ranks: Ranks = Ranks(),
 ) -> dict[str, Any]:
     """Measure ``n`` paths, classes equally often, and write ``results.json``, ``summary.md`` and a figure.
 
@@ -207,22 +171,28 @@ def study_trajectories(
         name: of the generator, in the figure and the summary.
         n: number of paths.
         overlay: latents whose irreducible variance is set beside the paths.
+        beside: folders of earlier studies, of other generators or settings, that table and figure show too.
         seed: of noise, order of classes and bootstrap.
         batch_size: paths at a time.
         command: the command line, for the record.
+        ranks: processes that share the paths; all must call this. Rank 0 writes, and the others return nothing.
 
     Raises:
-        UserError: as `measure_paths` and `irreducible_variance`, or a folder that cannot be written.
+        UserError: as `measure_paths` and `irreducible_variance`, a folder that cannot be written, or one of ``beside`` that holds
+            no finished study.
     """
     make_writable(out)
-    variance = (
-        None if overlay is None else irreducible_variance(generator, overlay, seed)
-    )  # refusals before the long work
+    batches = _batches(generator, n, batch_size)  # refusals before the long work
+    others = [_earlier(folder) for folder in beside]
+    variance = irreducible_variance(generator, overlay, seed) if overlay is not None and ranks.first else None
     labels = class_labels(n, generator.num_classes, seed=seed)
-    with progress("walking", n) as advance:
-        paths = measure_paths(
-            generator, labels, seed=seed, batch_size=batch_size, finished=FinishedSteps(out / "paths"), advance=advance
-        )
+    own = ranks.share(batches)
+    with _bar(sum(part.stop - part.start for part in own), ranks) as advance:
+        walked = _walk_batches(generator, labels, own, seed, FinishedSteps(out / "paths"), advance)
+    shares = ranks.gather(walked)
+    if not ranks.first:
+        return {}
+    paths = _measured(generator, shares, seed)
     if variance is not None:
         paths = with_variance(paths, variance)
     results = _results(generator, paths, variance)
@@ -232,13 +202,24 @@ def study_trajectories(
         "seed": seed,
         "command": command,
         "latents": overlay and _origin(overlay),
+        "beside": others,
         "figures": [],
     }
     write_json(out / "results.json", results)  # before the figure, which matters less
-    results["figures"] = [file.relative_to(out).as_posix() for file in _draw(name, paths, variance, out / "figures")]
+    results["figures"] = [file.relative_to(out).as_posix() for file in _draw([results, *others], out / "figures")]
     write_json(out / "results.json", results)
     write_text(out / "summary.md", "\n".join(summary_lines(results)) + "\n")
     return results
+
+
+@contextmanager
+def _bar(total: int, ranks: Ranks) -> Iterator[Advance | None]:
+    """Show the progress of rank 0, which is about that of every rank."""
+    if not ranks.first:
+        yield None
+        return
+    with progress("walking", total) as advance:
+        yield advance
 
 
 def _results(generator: PathGenerator, paths: Measurement, variance: Measurement | None) -> dict[str, Any]:
@@ -267,10 +248,27 @@ def _origin(overlay: Overlay) -> dict[str, Any]:
     }
 
 
-def _draw(name: str, paths: Measurement, variance: Measurement | None, folder: Path) -> Iterable[Path]:
+def _earlier(folder: Path) -> dict[str, Any]:
+    """Return what table and figure need of the study in ``folder``."""
+    found = read_json(folder / "results.json")
+    kept = ("name", "n", "generator", "flow_times", "measurements")
+    whole = isinstance(found, dict) and found.get("schema_version") == TRAJECTORIES_SCHEMA_VERSION
+    if not whole or not all(key in found for key in kept):
+        raise UserError(f"{folder} holds no results of this version's `latentlab trajectories`: run it there again")
+    return {"path": str(folder), **{key: found[key] for key in kept}}
+
+
+def _draw(studies: Sequence[Mapping[str, Any]], folder: Path) -> Iterable[Path]:
     from figures import length_ratio
     from figures.style import save
 
-    title = f"{name}: {len(paths.details['t'])} steps, {paths.n:,} paths"
-    below = {} if variance is None else {title: variance.details}
-    return save(length_ratio.draw({title: paths.details}, below), folder / "length_ratio")
+    lengths, variances = {}, {}
+    for study in studies:
+        title = f"{study['name']}: {len(study['flow_times']) - 1} steps, {study['n']:,} paths"
+        if title in lengths:
+            title += f" ({Path(study['path']).name})"
+        first, *rest = study["measurements"]
+        lengths[title] = first["details"]
+        if rest:
+            variances[title] = rest[0]["details"]
+    return save(length_ratio.draw(lengths, variances), folder / "length_ratio")

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentlab.report_table import number
 
-TRAJECTORIES_SCHEMA_VERSION = 1
+TRAJECTORIES_SCHEMA_VERSION = 2
 """Version of the form of ``results.json``; raised when a key changes its meaning or disappears."""
 
 _PLAIN_WIDTH = 140
@@ -20,13 +20,19 @@ _MEANING = (
     "length ratio: of a step, 1 where it is as long as an even step on a straight line; averaged over time 1 / efficiency",
 )
 
+_GAUSSIAN = (
+    "of the exact flow, squared speed + irreducible variance is the same at all times: the correlation is near -1; viv is the "
+    "variance of Gaussian classes"
+)
+
 
 def table_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of each measurement and, indented below it, of its companions."""
-    for one in results["measurements"]:
-        yield one["name"], *_estimate(one), f"{one['n']:,}", one["variant"]
-        for name, companion in one["companions"].items():
-            yield f"  {name}", *_estimate(companion), "", ""
+    """Yield the cells of each measurement and, indented below it, of its companions; then those of studies beside this one."""
+    for study in (results, *results["beside"]):
+        for one in study["measurements"]:
+            yield one["name"] + _whose(study, results), *_estimate(one), f"{one['n']:,}", one["variant"]
+            for name, companion in one["companions"].items():
+                yield f"  {name}", *_estimate(companion), "", ""
 
 
 def _estimate(one: Mapping[str, Any]) -> tuple[str, str]:
@@ -36,8 +42,16 @@ def _estimate(one: Mapping[str, Any]) -> tuple[str, str]:
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     """Return what the columns mean and the warnings, one line each."""
-    warnings = [f"{one['name']}: {warning}" for one in results["measurements"] for warning in one["warnings"]]
-    return [*_MEANING, *warnings]
+    studies = (results, *results["beside"])
+    gaussian = [_GAUSSIAN] if any(len(study["measurements"]) > 1 for study in studies) else []
+    measured = [(one, _whose(study, results)) for study in studies for one in study["measurements"]]
+    warnings = [f"{one['name']}{whose}: {warning}" for one, whose in measured for warning in one["warnings"]]
+    return [*_MEANING, *gaussian, *warnings]
+
+
+def _whose(study: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Return of which generator the measurements are, where there are several."""
+    return f" of {study['name']}" if results["beside"] else ""
 
 
 def _heading(results: Mapping[str, Any]) -> str:

@@ -5,6 +5,10 @@ A state that is a z + b eps (a signal, b noise) is given as y = x / (a+b) at the
 without fresh noise are one and the same, y' = y + (tau' - tau) (z - eps) with the estimates of z and eps at y. A generator that
 knows z and eps from the beginning goes straight at constant speed, whatever its own process is.
 
+Where the estimates are the means E[z | y] and E[eps | y], states are distributed as noisy data at every time, and by the law of
+total variance E|dy/dtau|^2 = E|z - eps|^2 - I(tau), with I the irreducible variance of the velocity: steps are short where the
+velocity is ambiguous, since there they go along the mean of many answers.
+
 Shapes: b batch, l tokens, d embedding width.
 """
 
@@ -28,7 +32,13 @@ OnState = Callable[[Tensor], None]
 
 ODE_SETTINGS: dict[str, Any] = {
     "steps": 50,
+    "schedule": "linear_start0",
+    "timestep_dtype": "float32",
     "cfg_scale": 1.0,
+    "soft_ratio": 1.0,
+    "soft_top_k": 0,
+    "soft_stage": "sphere_mean",
+    "confidence_scale": 1.0,
     "eta": 1.0,
     "eta_mode": "keep",
     "strategy": "greedy",
@@ -36,10 +46,11 @@ ODE_SETTINGS: dict[str, Any] = {
     "label_dropout": 0.0,
     "noise": "per_sample",
 }
-"""Sampler settings under which MIND draws nothing on the way, in 50 steps and without guidance as in arXiv 2606.03578, figure 10.
+"""Sampler settings under which MIND solves the ODE of its process from pure noise, in 50 Euler steps and without guidance as in
+arXiv 2606.03578, figure 10: every estimate is E[z | x], the mean over all tokens.
 
-The likeliest token jumps where two are equally likely, and so does the velocity. With soft_ratio=1, soft_top_k=0 and
-soft_stage=sphere_subvector the estimate is a mean over all tokens to the end, and the ODE is smooth.
+With ``soft_ratio=0`` every estimate is the likeliest token: deterministic too, but not along a mean velocity. Such a path goes as
+far at each step as if it knew the answer, and turns where another token becomes the likeliest.
 """
 
 
@@ -73,7 +84,7 @@ class MindPaths:
     """The paths of MIND from noise to embeddings, a `PathGenerator`.
 
     Attributes:
-        times: flow times of the states; the first is that of the schedule's first time, above 0.
+        times: flow times of the states; the first is that of the schedule's first time.
     """
 
     def __init__(self, generator: MindGenerator) -> None:

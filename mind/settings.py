@@ -62,9 +62,10 @@ class SamplerSettings(GuidanceInterval):
     """Share of steps at the beginning that use a weighted mean of embeddings (tau_1 of the paper)."""
     greedy_ratio: float = Field(0.1, ge=0, le=1)
     """Share of steps at the end that use the likeliest token (1 - tau_2 of the paper)."""
-    soft_stage: Literal["raw_embedding", "sphere_subvector", "sphere_full"] = "raw_embedding"
+    soft_stage: Literal["raw_embedding", "sphere_subvector", "sphere_full", "sphere_mean"] = "raw_embedding"
     """The mean of the soft stage: of the raw table as it is (released), or of the table on the spheres, then every sub-vector
-    to norm 1, or the whole vector to norm sqrt(d/g) (the paper's eq. 3)."""
+    to norm 1, or the whole vector to norm sqrt(d/g) (the paper's eq. 3). ``sphere_mean`` leaves it inside the spheres: over all
+    tokens it is E[z | x], whose steps solve the ODE of the process (`mind.paths`)."""
     soft_top_k: int = Field(20, ge=0)
     """How many of the largest logits the soft stage averages; ties with the last one count too; 0 for all."""
     strategy: Literal["topk_topp", "greedy", "nucleus"] = "topk_topp"

@@ -18,7 +18,11 @@ Stage = Literal["soft", "sampling", "greedy"]
 DrawRanks = Callable[[Tensor], Tensor]
 """Probabilities [b,l,r] -> drawn ranks [b,l]."""
 
-_SOFT_NORMS: dict[str, Norm] = {"sphere_subvector": "subvector", "sphere_full": "full_radius"}
+_SOFT_NORMS: dict[str, Norm] = {
+    "sphere_subvector": "subvector",
+    "sphere_full": "full_radius",
+    "sphere_mean": "none",
+}
 
 
 class Choice(NamedTuple):

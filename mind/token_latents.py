@@ -15,7 +15,7 @@ from latentlab.errors import UserError
 from latentlab.files import digest
 from latentlab.latents import Latents
 from latentlab.store import LatentStore
-from latentlab.tokenizers.base import DiscreteTokenizer
+from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.network import Mind
 
 
@@ -56,19 +56,24 @@ class TokenLatents(Latents):
 
 
 def _check(store: LatentStore, model: Mind, tokenizer: DiscreteTokenizer) -> None:
-    spec = tokenizer.spec
     if not store.has_codes:
-        raise UserError(f"{store.path} has no tokens, and MIND makes nothing else: encode with '{spec.name}'")
-    weights = weights_digest(tokenizer)
-    used = store.manifest.request.get("weights", weights) if store.manifest else weights
-    if (store.spec is not None and store.spec.name != spec.name) or used != weights:
-        made_by = "another tokenizer" if store.spec is None else f"'{store.spec.name}' ({store.spec.release})"
-        raise UserError(
-            f"{store.path} was made by {made_by}, and not by the tokenizer of the model with its weights: encode with "
-            f"'{spec.name}' ({spec.release})"
-        )
+        raise UserError(f"{store.path} has no tokens, and MIND makes nothing else: encode with '{tokenizer.spec.name}'")
+    check_made_by(store, tokenizer)
     if store.cells != model.config.tokens:
         raise UserError(
             f"{store.path} has {store.cells} tokens per image, the model {model.config.tokens}: encode images of the size it "
             "was trained on"
         )
+
+
+def check_made_by(store: LatentStore, tokenizer: Tokenizer) -> None:
+    """Raise `UserError` when ``store`` says that another tokenizer, or other weights, made it."""
+    spec, weights = tokenizer.spec, weights_digest(tokenizer)
+    used = store.manifest.request.get("weights", weights) if store.manifest else weights
+    if (store.spec is None or store.spec.name == spec.name) and used == weights:
+        return
+    made_by = "another tokenizer" if store.spec is None else f"'{store.spec.name}' ({store.spec.release})"
+    raise UserError(
+        f"{store.path} was made by {made_by}, and not by the tokenizer of the model with its weights: encode with "
+        f"'{spec.name}' ({spec.release})"
+    )

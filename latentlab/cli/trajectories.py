@@ -15,7 +15,6 @@ from latentlab.cli.options import (
     Device,
     ImageSize,
     Limit,
-    Precision,
     Seed,
     at_least,
     check_folder,
@@ -24,9 +23,10 @@ from latentlab.cli.options import (
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
-    from latentlab.trajectories import Overlay
-    from mind.paths import PathGenerator
-    from mind.pipeline import MindGenerator
+    import torch
+
+    from latentlab.path_variance import Overlay
+    from mind.open_paths import OpenedPaths
 
 _RUNS = Path("runs")
 
@@ -37,17 +37,26 @@ def trajectories(
         typer.Option(
             "--weights",
             metavar="FILE",
-            help="Embedded weights by name, a weight file, the folder of a training run, or the authors' checkpoint.",
+            help="Weight file or folder of a training run, of MIND, SiT, LightningDiT or DiT; of MIND also embedded weights by "
+            "name or the authors' checkpoint.",
         ),
     ] = "fashion32",
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Number of paths, classes equally often.")] = 256,
+    n: Annotated[
+        int,
+        typer.Option(
+            "--n",
+            "--paths",  # torchrun takes "--n" for an option of its own, wherever it stands
+            metavar="N",
+            help="Number of paths, classes equally often.",
+        ),
+    ] = 256,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="OPTION=VALUE",
-            help="Sampler setting, may be repeated; else 50 steps without guidance or random numbers on the way, and what "
-            "the weights recommend.",
+            help="Sampler setting, may be repeated; else the ODE in 50 Euler steps (of DiT: DDIM) without guidance, and for the "
+            "rest what the weights recommend.",
         ),
     ] = None,
     store: Annotated[
@@ -58,13 +67,31 @@ def trajectories(
         str | None,
         typer.Option("--data", metavar="SOURCE", help="Images to encode for it instead, for example fashion:test."),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="DIR", help="Show an earlier run too, in table and figure; may be repeated."),
+    ] = None,
     limit: Limit = None,
     image_size: ImageSize = None,
     seed: Seed = 0,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", help="Paths at a time (default: by model and device).")
     ] = None,
-    precision: Precision = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="NAME", help="float32 (default), autocast or, of MIND, released_bf16."),
+    ] = None,
+    averaged: Annotated[
+        bool, typer.Option("--averaged", help="Take the averaged weights of a training run, not the raw ones.")
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="FIELD=VALUE",
+            help="Of MIND: what the authors' checkpoint does not tell (noise_factor=0.8, num_heads=6); may be repeated.",
+        ),
+    ] = None,
     tokenizer: DecoderName = None,
     tokenizer_weights: DecoderWeights = None,
     release: DecoderRelease = None,
@@ -77,7 +104,7 @@ def trajectories(
     """Measure sampling paths: straightness, efficiency, and where on the way the steps are long.
 
     With --store or --data, the irreducible variance of the latents is set beside the lengths. Writes results.json, summary.md
-    and a figure; the same command continues an interrupted run.
+    and a figure; the same command continues an interrupted run. Under torchrun the processes share the paths.
     """
     for option, value, least in (
         ("--n", n, 1), ("--batch-size", batch_size, 1), ("--limit", limit, 1), ("--seed", seed, 0)
@@ -85,38 +112,54 @@ def trajectories(
         at_least(option, value, least)
     check_folder("--out", out)
     _check_overlay(store, data, {"--limit": limit, "--image-size": image_size})
-    values = parsed_settings(settings)
+    values, fields = parsed_settings(settings), parsed_settings(model, "--model")
 
     from latentlab.encoding import slug
+    from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, prepare_threads
     from latentlab.trajectories import study_trajectories
-    from mind.open_generator import TokenizerChoice, open_generator
-    from mind.paths import ODE_SETTINGS, MindPaths
+    from mind.open_generator import TokenizerChoice
+    from mind.open_paths import NAMES, open_paths
 
     where = choose_device(device)
     prepare_threads()
-    generator = open_generator(
+    opened = open_paths(
         weights,
-        settings={**ODE_SETTINGS, **values},
+        settings=values,
         tokenizer=TokenizerChoice(tokenizer, release, tokenizer_weights),
         precision=precision,
         device=where,
+        averaged=averaged,
+        model=fields,
     )
-    paths = MindPaths(generator)
-    particulars = [n, *(settings or []), store and store.resolve().name, data, limit, seed or None, precision]
-    name = "-".join(["trajectories", Path(weights).stem, *(str(one) for one in particulars if one is not None)])
-    folder = out or _RUNS / slug(name)
-    results = study_trajectories(
-        paths,
-        folder,
-        name=f"MIND {Path(weights).stem}",
-        n=n,
-        overlay=_overlay(paths, generator, store, data, limit, image_size, seed),
-        seed=seed,
-        batch_size=batch_size,
-        command=shlex.join(["latentlab", *sys.argv[1:]]),
-    )
-    _report(results, folder, json)
+    name = _name_of(weights, opened.kind)
+    particulars = [n, *(settings or []), *(model or []), store and store.resolve().name, data, limit, seed or None]
+    particulars += [precision, "averaged" if averaged else None]
+    told = "-".join(["trajectories", opened.kind, name, *(str(one) for one in particulars if one is not None)])
+    folder = out or _RUNS / slug(told)
+    with joined_ranks() as ranks:
+        results = study_trajectories(
+            opened.paths,
+            folder,
+            name=f"{NAMES[opened.kind]} {name}",
+            n=n,
+            overlay=_overlay(opened, where, store, data, limit, image_size, seed),
+            beside=beside or (),
+            seed=seed,
+            batch_size=batch_size,
+            command=shlex.join(["latentlab", *sys.argv[1:]]),
+            ranks=ranks,
+        )
+    if ranks.first:
+        _report(results, folder, json)
+
+
+def _name_of(weights: str, kind: str) -> str:
+    """Return what to call the weights: what a training run exported is named after its folder."""
+    source = Path(weights).resolve()
+    if source.is_dir():
+        return source.name
+    return source.parent.name if source.stem in (kind, f"{kind}_ema") else source.stem
 
 
 def _check_overlay(store: Path | None, data: str | None, goes_with: dict[str, int | None]) -> None:
@@ -129,8 +172,8 @@ def _check_overlay(store: Path | None, data: str | None, goes_with: dict[str, in
 
 
 def _overlay(
-    paths: "PathGenerator",
-    generator: "MindGenerator",
+    opened: "OpenedPaths",
+    device: "torch.device",
     store: Path | None,
     data: str | None,
     limit: int | None,
@@ -140,18 +183,17 @@ def _overlay(
     """Return the latents of ``--store``, or of ``--data`` through the generator's tokenizer."""
     from latentlab.data import open_data
     from latentlab.encoding import cached_store_path, encode_images
+    from latentlab.path_variance import Overlay
     from latentlab.store import LatentStore
-    from latentlab.trajectories import Overlay
 
     if data is not None:
         images = open_data(data, image_size=image_size, limit=limit, seed=seed)
-        tokenizer = generator.tokenizer
-        found = encode_images(tokenizer, images, cached_store_path(tokenizer, images), device=generator.device)
+        found = encode_images(opened.tokenizer, images, cached_store_path(opened.tokenizer, images), device=device)
     elif store is not None:
         found = LatentStore(store)
     else:
         return None
-    return Overlay(paths.latents(found), found.path)
+    return Overlay(opened.paths.latents(found), found.path)
 
 
 def _report(results: dict[str, Any], folder: Path, json: bool) -> None:

@@ -326,7 +326,7 @@ def _pace(run: Path) -> float:
 
 
 def _held_out_loss(run: Path, averaged: bool) -> float | None:
-    """Return the loss on held-out images at the end of a run; None where it was not measured. Kinds of generator do not compare."""
+    """Return the loss on held-out images at the end of a run, None where it was not measured; kinds do not compare."""
     name = "validation_ema_loss" if averaged else "validation_loss"
     losses = [line[name] for line in RunFolder(run).metrics() if name in line]
     return losses[-1] if losses else None

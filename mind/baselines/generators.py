@@ -43,6 +43,7 @@ class BaselineGenerator:
         kind: ``sit``, ``dit``, ``lightningdit`` or ``emigm``.
         tokenizer: decodes its latents.
         settings: of the sampler.
+        affine: normalisation of the latents; None where codes were learned.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class BaselineGenerator:
         self.network, self.kind, self.settings = network.eval(), kind, settings
         self.network.set_precision(precision)
         self.tokenizer = tokenizer.to(network.device).eval()
-        self._affine, self._weights = affine, weights_sha256
+        self.affine, self._weights = affine, weights_sha256
 
     @property
     def num_classes(self) -> int:
@@ -132,8 +133,8 @@ class BaselineGenerator:
         return torch.cat([self._decoded(part) for part in parts])
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        if self._affine is not None:
-            return self.tokenizer.decode(self._affine.restore(latents.float())).float()
+        if self.affine is not None:
+            return self.tokenizer.decode(self.affine.restore(latents.float())).float()
         assert isinstance(self.tokenizer, DiscreteTokenizer)
         return self.tokenizer.decode_indices(latents.view(len(latents), *self.network.config.sides)).float()
 

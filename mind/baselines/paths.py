@@ -14,17 +14,24 @@ from torch import Tensor
 
 from latentlab.errors import UserError
 from latentlab.files import digest
-from latentlab.latents import ChannelMoments, Latents
+from latentlab.latents import Latents, tokenizer_layout
 from latentlab.store import LatentStore
+from latentlab.tokenizers.base import Tokenizer
 from mind.baselines.ddpm import respaced
 from mind.baselines.ddpm_sampler import DdpmSamplerSettings, sample_ddpm
 from mind.baselines.flow_sampler import FlowSamplerSettings, flow_times, sample_flow
 from mind.baselines.guidance import GuidanceSettings, LatentModel
 from mind.baselines.latent_samples import LatentSamples, checked_batch
+from mind.baselines.latents import Affine
 from mind.paths import OnState
+from mind.token_latents import check_made_by
 
 _CPU_NUMBERS, _GPU_NUMBERS = 1 << 15, 1 << 20
 """Numbers of latents sampled at a time."""
+
+FLOW_ODE: dict[str, Any] = {"solver": "euler", "steps": 50, "time_shift": 1.0, "cfg_scale": 1.0}
+DDPM_ODE: dict[str, Any] = {"solver": "ddim", "steps": 50, "eta": 0.0, "cfg_scale": 1.0}
+"""Sampler settings that solve the ODE in 50 steps without guidance, as in arXiv 2606.03578, figure 10."""
 
 
 class LatentPaths:
@@ -40,7 +47,8 @@ class LatentPaths:
         settings: GuidanceSettings,
         sampler: Callable[..., LatentSamples],
         factors: Tensor,
-        moments: ChannelMoments | None,
+        affine: Affine | None,
+        tokenizer: Tokenizer | None,
         facts: Mapping[str, Any] | None,
     ) -> None:
         """Put the parts together.
@@ -50,11 +58,12 @@ class LatentPaths:
             settings: of the sampler.
             sampler: `sample_flow` or `sample_ddpm`.
             factors: of data and of noise in the states, float64 [2,M+1].
-            moments: shift and scale of the latents that the model was trained on; None for latents as they are in the store.
+            affine: normalisation of the latents that the model was trained on; None for latents as they are in the store.
+            tokenizer: what made them; None where that is not known, and any store of their shape will do.
             facts: what determines the model, as JSON values.
         """
         self._model, self._settings, self._sampler = model, settings, sampler
-        self._moments, self._facts = moments, dict(facts or {})
+        self._affine, self._tokenizer, self._facts = affine, tokenizer, dict(facts or {})
         signal, noise = factors
         self._shrink: list[float] = (1 / (signal + noise)).tolist()
         self.times: list[float] = (signal / (signal + noise)).tolist()
@@ -90,8 +99,10 @@ class LatentPaths:
         self._sampler(self._model, labels, self._settings, noise=start, seed=seed, indices=indices, on_step=give)
 
     def latents(self, store: LatentStore) -> Latents:
-        """See `PathGenerator`: shifted and scaled as in training."""
-        return StandardisedLatents(store, self._model.config.latent_shape, self._moments)
+        """See `PathGenerator`: normalised as in training."""
+        if self._tokenizer is not None:
+            check_made_by(store, self._tokenizer)
+        return NormalisedLatents(store, self._model.config.latent_shape, self._affine)
 
 
 class FlowPaths(LatentPaths):
@@ -102,7 +113,8 @@ class FlowPaths(LatentPaths):
         model: LatentModel,
         settings: FlowSamplerSettings | None = None,
         *,
-        moments: ChannelMoments | None = None,
+        affine: Affine | None = None,
+        tokenizer: Tokenizer | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Put the parts together, as `LatentPaths`; default: 50 Euler steps without guidance.
@@ -110,14 +122,14 @@ class FlowPaths(LatentPaths):
         Raises:
             UserError: the settings add noise on the way.
         """
-        settings = settings or FlowSamplerSettings()
+        settings = settings or FlowSamplerSettings(**FLOW_ODE)
         if settings.solver == "sde":
             raise UserError(
                 "straightness is of paths without random numbers, and solver=sde draws some on the way. Set solver=euler or "
                 "solver=heun"
             )
         times = torch.tensor(flow_times(settings), dtype=torch.float64)
-        super().__init__(model, settings, sample_flow, torch.stack([times, 1 - times]), moments, facts)
+        super().__init__(model, settings, sample_flow, torch.stack([times, 1 - times]), affine, tokenizer, facts)
 
 
 class DdpmPaths(LatentPaths):
@@ -128,7 +140,8 @@ class DdpmPaths(LatentPaths):
         model: LatentModel,
         settings: DdpmSamplerSettings | None = None,
         *,
-        moments: ChannelMoments | None = None,
+        affine: Affine | None = None,
+        tokenizer: Tokenizer | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Put the parts together, as `LatentPaths`; default: 50 steps of DDIM without guidance.
@@ -136,26 +149,27 @@ class DdpmPaths(LatentPaths):
         Raises:
             UserError: the settings add noise on the way.
         """
-        settings = settings or DdpmSamplerSettings(solver="ddim", steps=50)
+        settings = settings or DdpmSamplerSettings(**DDPM_ODE)
         if settings.solver != "ddim" or settings.eta:
             raise UserError(
                 "straightness is of paths without random numbers, and these sampler settings draw some on the way: "
                 f"solver={settings.solver}, eta={settings.eta:g}. Set solver=ddim, eta=0"
             )
         shares = torch.cat([respaced(settings.steps).abar.flip(0), torch.ones(1, dtype=torch.float64)])
-        super().__init__(model, settings, sample_ddpm, torch.stack([shares, 1 - shares]).sqrt(), moments, facts)
+        factors = torch.stack([shares, 1 - shares]).sqrt()
+        super().__init__(model, settings, sample_ddpm, factors, affine, tokenizer, facts)
 
 
-class StandardisedLatents(Latents):
-    """The latents of a store, shifted and scaled as they are read."""
+class NormalisedLatents(Latents):
+    """The latents of a store, normalised as they are read."""
 
-    def __init__(self, store: LatentStore, latent_shape: tuple[int, ...], moments: ChannelMoments | None) -> None:
+    def __init__(self, store: LatentStore, latent_shape: tuple[int, ...], affine: Affine | None) -> None:
         """Check that the store holds what a model learns.
 
         Args:
             store: the latents.
             latent_shape: what the model makes, (c,h,w) or (l,c).
-            moments: shift and scale; None for neither.
+            affine: normalisation; None for none.
 
         Raises:
             UserError: latents of another shape.
@@ -166,17 +180,19 @@ class StandardisedLatents(Latents):
             raise UserError(
                 f"{store.path} holds latents of {held}, the model makes {made}: encode with the model's tokenizer"
             )
-        self._store, self._moments = store, moments
+        self._store, self._affine = store, affine
         self.n, self.shape = store.n, store.shape
         self.labels, self.class_names, self.spec = store.labels, store.class_names, store.spec
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Digest of the store's own, shift and scale."""
-        numbers = None if self._moments is None else [self._moments.mean.tolist(), self._moments.std.tolist()]
+        """Digest of the store's own and the normalisation."""
+        numbers = None if self._affine is None else [self._affine.shift, self._affine.scale]
         return digest([self._store.fingerprint, numbers])
 
     def take(self, indices: np.ndarray | slice) -> Tensor:
         """Return the latents at ``indices``, [b,c,h,w] or [b,c,l]."""
         chosen = self._store.take(indices)
-        return chosen if self._moments is None else self._moments.standardise(chosen)
+        if self._affine is None:
+            return chosen
+        return tokenizer_layout(self._affine.normalise(tokenizer_layout(chosen))).contiguous()

@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import quad
 
 import latentlab
-from analyses.irreducible import integrated_variance, velocity_variance
+from analyses.irreducible import gaussian_length_ratio, integrated_variance, velocity_variance
 
 RNG = np.random.default_rng(0)
 SPECTRUM = np.concatenate([RNG.uniform(1e-3, 4, 20), [0.0, 0.0]])
@@ -55,6 +55,31 @@ def test_equals_the_residual_of_regression_on_samples() -> None:
         v = x1 - x0
         residual = v - x @ np.linalg.lstsq(x, v, rcond=None)[0]
         assert (residual**2).sum(1).mean() == pytest.approx(velocity_variance(eigenvalues, t), rel=1e-2)
+
+
+@pytest.mark.parametrize("lam", [0.04, 0.49, 3.0])
+def test_lengths_of_the_flow_to_one_centred_gaussian(lam: float) -> None:
+    """The path is s x_0 with s = sqrt((1-t)^2 + t^2 l): speed |s'| |x_0|, distance of the ends |sqrt(l) - 1| |x_0|."""
+    t = np.linspace(0, 1, 11)
+    slope = (t * lam - (1 - t)) / np.sqrt((1 - t) ** 2 + t**2 * lam)
+    found = gaussian_length_ratio(1 + lam, velocity_variance([lam], t), integrated_variance(np.array([lam])))
+    np.testing.assert_allclose(found, np.abs(slope) / abs(lam**0.5 - 1), rtol=1e-6, atol=1e-7)
+    with pytest.raises(latentlab.UserError, match="does not move"):
+        gaussian_length_ratio(2.0, [0.5], np.pi / 2)
+
+
+def test_the_variance_of_other_data_lies_below_that_of_their_gaussian() -> None:
+    """Two points at +-1 (variance 1): E[z | y] = tanh(t y / (1-t)^2), so 1 - E[z | y]^2 is left; eq. 4 is its upper bound and
+    equal at t = 0, and E|v*|^2 + I = E|v|^2.
+    """
+    eps = np.random.default_rng(3).standard_normal(400_000)
+    for t in (0.0, 0.2, 0.5, 0.8, 0.95):
+        y = (1 - t) * eps + t  # by symmetry the point +1 is enough
+        mean = np.tanh(t * y / (1 - t) ** 2)
+        left = (1 - mean**2).mean() / (1 - t) ** 2
+        assert left <= velocity_variance([1.0], t) * 1.001 and (t or left == 1)
+        assert (((mean - y) / (1 - t)) ** 2).mean() + left == pytest.approx(2.0, rel=1e-2)
+    assert left < 1e-3 and velocity_variance([1.0], 0.95) > 1.1  # known late, which a Gaussian never is
 
 
 def test_takes_numpy_and_torch_and_keeps_the_shape_of_t() -> None:

@@ -17,7 +17,7 @@ def test_curve_band_and_ideal_line() -> None:
     (axes,) = figure.axes
     curve, ideal = axes.get_lines()
     np.testing.assert_array_equal(curve.get_xydata(), np.stack([T, 0.5 + T], axis=1))
-    assert set(ideal.get_ydata()) == {1} and len(axes.collections) == 1
+    assert (np.asarray(ideal.get_ydata()) == 1).all() and len(axes.collections) == 1
     assert axes.get_ylim()[0] < 1 < axes.get_ylim()[1] and axes.get_xlabel() == "flow time t   (0 = noise, 1 = data)"
     assert [text.get_text() for text in axes.texts] == ["ae\n1: straight at constant speed; band: 95 % interval"]
     assert figure.legends == []
@@ -40,6 +40,16 @@ def test_irreducible_variance_lies_below_on_the_same_time(viv_details: dict) -> 
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ae", "kl"]
 
 
+def test_dots_say_what_the_exact_flow_does() -> None:
+    figure = length_ratio.draw({"sit": details(gaussian_length_ratio=1.5 - T), "mind": details(0.9)})
+    (axes,) = figure.axes
+    first, dots, second, _ideal = axes.get_lines()
+    np.testing.assert_array_equal(dots.get_ydata(), 1.5 - T)
+    assert dots.get_color() == first.get_color() != second.get_color()
+    assert axes.texts[0].get_text().endswith("dotted: exact flow to Gaussian classes")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sit", "mind"]
+
+
 def test_a_single_path_has_no_band() -> None:
     bare = details(length_ratio_low=[None] * 10, length_ratio_high=[None] * 10)
     (axes,) = length_ratio.draw({"ae": bare}).axes
@@ -49,9 +59,10 @@ def test_a_single_path_has_no_band() -> None:
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({}, "at least one tokenizer"),
+        ({}, "at least one generator"),
         ({"ae": {"t": T}}, "needs 'length_ratio'"),
         ({"ae": details(t=T[:3])}, "same length: t 3, length_ratio 10"),
+        ({"ae": details(gaussian_length_ratio=T[:3])}, "same length: t 10, gaussian_length_ratio 3"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(tables: dict, message: str) -> None:

@@ -15,11 +15,13 @@ from analyses.irreducible import velocity_variance
 from analyses.straightness import straightness
 from latentlab.errors import UserError
 from latentlab.finished import FinishedSteps
-from latentlab.latents import ArrayLatents, Latents
+from latentlab.latents import ArrayLatents, Latents, TokenizerSpec
 from latentlab.measurement import Measurement
+from latentlab.path_variance import Overlay, irreducible_variance, with_variance
+from latentlab.ranks import Ranks
 from latentlab.store import LatentStore
 from latentlab.tokenizers import load_tokenizer
-from latentlab.trajectories import Overlay, irreducible_variance, measure_paths, study_trajectories, with_variance
+from latentlab.trajectories import measure_paths, study_trajectories
 from mind import noise
 from mind.config import sized
 from mind.network import Mind
@@ -149,7 +151,11 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     "changed", [{"seed": 1}, {"labels": torch.arange(18).flip(0) % 4}, {"generator": GaussianPaths(steps=19)}]
 )
 def test_another_request_is_walked_anew(tmp_path: Path, changed: dict[str, Any]) -> None:
-    first = {"generator": GaussianPaths(), "labels": torch.arange(18) % 4, "finished": FinishedSteps(tmp_path)}
+    first: dict[str, Any] = {
+        "generator": GaussianPaths(),
+        "labels": torch.arange(18) % 4,
+        "finished": FinishedSteps(tmp_path),
+    }
     measure_paths(**first)
     other = {**first, "generator": GaussianPaths(), **changed}
     measure_paths(**other)
@@ -185,9 +191,6 @@ def test_irreducible_variance_is_taken_in_the_middle_of_the_steps() -> None:
     np.testing.assert_allclose(found.details["t"], middle)
     truth = np.array([velocity_variance(np.full(18, S**2), t) for t in middle]) / 18
     np.testing.assert_allclose(found.details["irreducible_variance"], truth, rtol=0.03)
-    share = np.diff(paths.times)
-    assert found.details["normalised_variance"] @ share == pytest.approx(1)
-    np.testing.assert_allclose(found.details["normalised_variance"], truth / (truth @ share), rtol=0.03)
     expected = np.corrcoef(found.details["length_ratio"], truth)[0, 1]
     assert found.companions["correlation with irreducible variance"].value == pytest.approx(expected, abs=0.02)
     json.dumps(found.to_dict(), allow_nan=False)
@@ -198,10 +201,34 @@ def test_variance_that_is_the_same_everywhere_has_no_correlation() -> None:
         def exact(self, labels: Tensor, start: Tensor, t: float) -> Tensor:
             return (1 - t) * start
 
-    paths = Straight(steps=2)
-    curve = Measurement("viv", "", 1.0, None, "lower", "", 9, details={"t": [0.25, 0.75], "curve": [0.0, 0.0]})
-    found = with_variance(measure_paths(paths, torch.arange(4)), curve)
-    assert "normalised_variance" not in found.details and len(found.companions) == 2
+    latents = ArrayLatents(np.zeros((80, 2, 3, 3)), np.arange(80) % 4)  # all at 0: the flow is straight
+    variance = irreducible_variance(Straight(steps=2), Overlay(latents, Path("store")))
+    found = with_variance(measure_paths(Straight(steps=2), torch.arange(4)), variance)
+    assert len(found.companions) == 2 and not found.warnings
+    np.testing.assert_allclose(found.details["gaussian_length_ratio"], found.details["length_ratio"])
+
+
+def test_lengths_are_those_of_gaussians_with_the_covariance_and_means_of_the_latents() -> None:
+    """Paths are exact ones of the distribution that the latents are drawn from; classes count alike however many they are."""
+    paths = GaussianPaths(steps=30, width=72)
+    every = normal_latents(side=6)
+    assert every.labels is not None
+    kept = np.flatnonzero((every.labels == 3) | (np.arange(every.n) < 2000))
+    latents = ArrayLatents(every.take(kept), every.labels[kept])
+    variance = irreducible_variance(paths, Overlay(latents, Path("store")))
+    found = with_variance(measure_paths(paths, torch.arange(400) % 4), variance)
+    assert found.companions["correlation with irreducible variance"].value < -0.95
+    np.testing.assert_allclose(
+        found.details["gaussian_length_ratio"], found.details["length_ratio"], rtol=0.05, atol=0.05
+    )
+
+
+def test_variance_of_codes_carries_a_warning() -> None:
+    latents = normal_latents(400)
+    latents.spec = TokenizerSpec("ibq", "fashion32", "vq", "grid", 2, codebook_size=512)
+    variance = irreducible_variance(GaussianPaths(width=18), Overlay(latents, Path("store")))
+    found = with_variance(measure_paths(GaussianPaths(width=18), torch.arange(8) % 4), variance)
+    assert "entries of a codebook, and eq. 4 takes them as Gaussian" in found.warnings[-1]
 
 
 def test_study_writes_everything(tmp_path: Path) -> None:
@@ -210,14 +237,14 @@ def test_study_writes_everything(tmp_path: Path) -> None:
     study_trajectories(GaussianPaths(), out, name="gauss", n=10, overlay=overlay, seed=4, command="latentlab ...")
     results = json.loads((out / "results.json").read_text())
     assert [one["name"] for one in results["measurements"]] == ["straightness", "viv"]
-    assert (results["n"], results["seed"], results["schema_version"]) == (10, 4, 1)
+    assert (results["n"], results["seed"], results["schema_version"]) == (10, 4, 2)
     assert results["latents"] == {
         "path": "some/store", "fingerprint": overlay.latents.fingerprint, "n": 4000, "shape": [2, 3, 3]
     }  # fmt: skip
     assert results["flow_times"] == pytest.approx(np.linspace(0, 1, 21).tolist())
     first = Measurement.from_dict(results["measurements"][0])
     assert first.provenance["generator"] == {"generator": "gaussian", "steps": 20}
-    assert len(first.details["normalised_variance"]) == 20
+    assert len(first.details["gaussian_length_ratio"]) == 20
     assert results["figures"] == ["figures/length_ratio.png", "figures/length_ratio.svg"]
     assert all((out / file).stat().st_size > 1000 for file in results["figures"])
     summary = (out / "summary.md").read_text()
@@ -232,9 +259,55 @@ def test_study_writes_everything(tmp_path: Path) -> None:
     assert numbers(Measurement.from_dict(results["measurements"][0])) == numbers(first)
 
 
+class Pair(Ranks):
+    """One of two ranks in one process: the other one's share is handed over."""
+
+    def gather(self, value: Any) -> list[Any]:
+        shares.append(value)
+        return shares if self.first else []
+
+
+shares: list[Any] = []
+
+
+def test_ranks_share_the_batches(tmp_path: Path) -> None:
+    shares.clear()
+    walked = [GaussianPaths(bend=1.5) for _ in range(3)]
+    study_trajectories(walked[0], tmp_path / "one", name="gauss", n=23)
+    assert study_trajectories(walked[1], tmp_path / "two", name="gauss", n=23, ranks=Pair(1, 2)) == {}
+    study_trajectories(walked[2], tmp_path / "two", name="gauss", n=23, ranks=Pair(0, 2))
+    assert [paths.walks for paths in walked] == [5, 2, 3]
+    one, two = (json.loads((tmp_path / out / "results.json").read_text())["measurements"] for out in ("one", "two"))
+    assert one == two
+    assert (tmp_path / "one/figures/length_ratio.png").read_bytes() == (
+        tmp_path / "two/figures/length_ratio.png"
+    ).read_bytes()
+
+
+def test_earlier_studies_stand_beside(tmp_path: Path) -> None:
+    overlay = Overlay(normal_latents(), Path("some/store"))
+    overlay.latents.spec = TokenizerSpec("ibq", "fashion32", "vq", "grid", 2, codebook_size=512)
+    earlier = study_trajectories(GaussianPaths(), tmp_path / "a b", name="SiT", n=6, overlay=overlay)
+    found = study_trajectories(GaussianPaths(bend=2), tmp_path / "c", name="MIND", n=5, beside=[tmp_path / "a b"])
+    assert found["beside"][0]["measurements"] == earlier["measurements"] and len(found["measurements"]) == 1
+    summary = (tmp_path / "c" / "summary.md").read_text()
+    assert "| straightness of MIND |" in summary and "| viv of SiT |" in summary
+    assert "* straightness of SiT: the latents are entries of a codebook" in summary
+    same = study_trajectories(GaussianPaths(bend=2), tmp_path / "d", name="MIND", n=5, beside=[tmp_path / "c"])
+    drawn = (tmp_path / "d" / "figures" / "length_ratio.svg").read_text()
+    assert len(same["beside"]) == 1 and drawn.count("MIND: 20 steps, 5 paths") == 2
+    with pytest.raises(UserError, match=r"nowhere.results\.json does not exist"):
+        study_trajectories(GaussianPaths(), tmp_path / "e", name="x", beside=[tmp_path / "nowhere"])
+    (tmp_path / "results.json").write_text('{"schema_version": 2}')
+    with pytest.raises(UserError, match="holds no results of this version's `latentlab trajectories`"):
+        study_trajectories(GaussianPaths(), tmp_path / "e", name="x", beside=[tmp_path])
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 2 steps in time, and these settings have 1"):
         measure_paths(GaussianPaths(steps=1), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UserError, match="1 path at a time, got 3 and 0"):
+        measure_paths(GaussianPaths(), torch.zeros(3, dtype=torch.int64), batch_size=0)
     with pytest.raises(UserError, match="at least 1 path"):
         measure_paths(GaussianPaths(), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(UserError, match="there has no labels: the irreducible variance is that given the class"):

@@ -1,5 +1,6 @@
 """MIND's paths: the frame of the straight path, which settings make an ODE, and what the paths lead to."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from analyses.irreducible import velocity_variance
 from latentlab.encoding import weights_digest
 from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
@@ -53,9 +55,9 @@ def states(of: MindPaths, n: int = 3, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("process", ["sqrt_t", "cosine", "flow", "ddpm_linear"])
-@pytest.mark.parametrize("schedule", ["linear", "late_dense"])
+@pytest.mark.parametrize("settings", [{}, {"schedule": "late_dense", "soft_ratio": 0.0}])
 def test_who_knows_the_answer_goes_straight_at_constant_speed(
-    tokenizer: DiscreteTokenizer, process: str, schedule: str
+    tokenizer: DiscreteTokenizer, process: str, settings: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
     model = Mind(sized("mind-fashion", **TINY, noise_process=process, noise_factor=0.7, signal_factor=1.3)).eval()
@@ -65,7 +67,7 @@ def test_who_knows_the_answer_goes_straight_at_constant_speed(
         return 50 * torch.nn.functional.one_hot(fixed, 512).float().expand(len(hidden), -1, -1)
 
     model.head.forward = logits  # type: ignore[method-assign]
-    walked = paths(tokenizer, model, steps=20, schedule=schedule, soft_ratio=0)
+    walked = paths(tokenizer, model, steps=20, **settings)
     found = measure_paths(walked, torch.arange(4))
     assert found.value == pytest.approx(1, abs=1e-5)
     assert found.companions["efficiency"].value == pytest.approx(1, abs=1e-5)
@@ -86,6 +88,8 @@ def test_states_are_the_samplers_own_in_the_frame(tokenizer: DiscreteTokenizer) 
     expected = raw / (signal + noise).float().view(-1, 1, 1, 1)
     torch.testing.assert_close(states(walked, seed=5), expected)
     np.testing.assert_allclose(walked.times, signal / (signal + noise))
+    assert walked.times[0] == 0 and walked.times[-1] == 1
+    torch.testing.assert_close(states(walked, seed=5)[0], begun[0] / 0.6)  # pure noise, of variance 1
     assert walked.facts()["sampler"]["eta"] == 1.0 and walked.num_classes == 10 and walked.device == "cpu"
 
 
@@ -93,23 +97,66 @@ def test_of_states_at_one_time_the_last_counts(tokenizer: DiscreteTokenizer) -> 
     assert last_of_equal([0.1, 0.1, 0.1, 0.2, 0.3, 0.3]) == [2, 3, 5]
     walked = paths(tokenizer, steps=120, schedule="cosine")  # cut to its first time
     assert len(walked.times) < 121 and (np.diff(walked.times) > 0).all() and len(states(walked, 1)) == len(walked.times)
-    coarse = paths(tokenizer, steps=250, timestep_dtype="bfloat16")
+    coarse = paths(tokenizer, steps=250, schedule="linear", timestep_dtype="bfloat16")
     assert len(coarse.times) == 251 - 20 and (np.diff(coarse.times) > 0).all()
+
+
+class BestGuess(Mind):
+    """Knows how tokens are drawn, each by itself and all alike likely: its logits are log p(token | x)."""
+
+    def logits(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        t, z = t[:, None, None], self.table.vectors()
+        signal, noise = self.process.signal(t), self.process.noise(t)
+        return (x @ z.T * signal - signal**2 * z.square().sum(1) / 2) / noise**2
+
+
+def posterior_mean(z: Tensor, y: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """E[z | y] [...,d] of codes that are alike likely and the variance of z about it, at y = (1-tau) eps + tau z."""
+    share = torch.softmax((tau * y @ z.T - tau**2 * z.square().sum(1) / 2) / (1 - tau) ** 2, -1)
+    mean = share @ z
+    return mean, share @ z.square().sum(1) - mean.square().sum(-1)
+
+
+def test_minds_steps_are_those_of_the_flow_and_short_where_the_token_is_open(tokenizer: DiscreteTokenizer) -> None:
+    """Euler on the flow with E[z | y] of the codebook gives the same states, whatever MIND's own times and scales are, and
+    E|dy/dtau|^2 + I(tau) = E|z - eps|^2. The I(tau) of Gaussians of the same covariance stays high where tokens are known.
+    """
+    torch.manual_seed(1)
+    model = BestGuess(sized("mind-fashion", **TINY, noise_factor=0.7, signal_factor=1.3)).eval()
+    walked = paths(tokenizer, model, steps=60)
+    got, times = states(walked, 10), walked.times
+    z, y, left, speeds = model.table.vectors().detach(), got[0], [], []
+    for i, (tau, later) in enumerate(pairwise(times)):
+        mean, variance = posterior_mean(z, y, tau)
+        velocity = (mean - y) / (1 - tau)
+        left.append(float(variance.sum(1).mean()) / (1 - tau) ** 2)
+        speeds.append(float(velocity.square().sum((1, 2)).mean()))
+        y = y + (later - tau) * velocity
+        torch.testing.assert_close(got[i + 1], y, atol=2e-4, rtol=0)
+    energy = 64 * (4 + 16)  # |z|^2 = d/g, |eps|^2 = d
+    np.testing.assert_allclose(np.add(speeds, left), energy, rtol=0.04)
+    lengths = measure_paths(walked, torch.arange(10)).details["length_ratio"]
+    assert np.corrcoef(lengths, left)[0, 1] < -0.99
+    covariance = np.cov(z.numpy().T, ddof=0)
+    gaussian = velocity_variance(np.linalg.eigvalsh(covariance), walked.times[:-1])
+    assert np.corrcoef(lengths, gaussian)[0, 1] > 0.3
+    assert (64 * gaussian > np.array(left) * 0.98).all()  # an upper bound
 
 
 QUIET = [
     {},
     {"eta_mode": "fresh", "eta": 0.0},
     {"eta_mode": "ddim_sigma", "eta": 0.0},
-    {"strategy": "nucleus", "soft_ratio": 1.0, "soft_top_k": 0},
-    {"strategy": "topk_topp", "greedy_ratio": 1.0},
+    {"soft_ratio": 0.5},
+    {"strategy": "nucleus", "soft_stage": "raw_embedding", "soft_top_k": 20},
+    {"strategy": "topk_topp", "soft_ratio": 0.0, "greedy_ratio": 1.0},
     {"cfg_scale": 3.0, "cfg_t_min": 0.0, "cfg_t_max": 1.0},
 ]
 RANDOM = [
     ({"eta": 0.99}, "eta=0.99 with eta_mode=keep. Set eta=1$"),
     ({"eta_mode": "ddim_sigma"}, "eta=1 with eta_mode=ddim_sigma. Set eta=0$"),
     ({"eta_mode": "fresh"}, "eta=1 with eta_mode=fresh. Set eta=0$"),
-    ({"strategy": "topk_topp", "eta": 0.5}, "Set eta=1, strategy=greedy$"),
+    ({"strategy": "topk_topp", "soft_ratio": 0.0, "eta": 0.5}, "Set eta=1, strategy=greedy$"),
     ({"strategy": "nucleus", "soft_ratio": 0.4}, "Set strategy=greedy$"),
     ({"solver_order": 2}, "Set solver_order=1$"),
     ({"label_dropout": 0.3}, "label_dropout=0.3.* Set label_dropout=0$"),

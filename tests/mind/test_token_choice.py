@@ -214,7 +214,7 @@ def test_sampling_returns_the_token_of_the_drawn_rank(logits: Tensor, table: Tok
 
 @torch.no_grad()
 @pytest.mark.parametrize("k", [0, 1, 20, 400, 1000])
-@pytest.mark.parametrize("soft_stage", ["raw_embedding", "sphere_subvector", "sphere_full"])
+@pytest.mark.parametrize("soft_stage", ["raw_embedding", "sphere_subvector", "sphere_full", "sphere_mean"])
 def test_soft_stage(logits: Tensor, table: TokenTable, soft_stage: Any, k: int) -> None:
     settings = SamplerSettings(soft_stage=soft_stage, soft_top_k=k, temp=5.0)
     x0 = choose(logits, table, "soft", settings, never).x0

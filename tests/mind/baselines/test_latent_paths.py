@@ -7,21 +7,25 @@ tau mu + sqrt(V) y_0.
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from analyses.irreducible import gaussian_length_ratio, integrated_variance, velocity_variance
 from analyses.straightness import straightness
 from latentlab.errors import UserError
-from latentlab.latents import ChannelMoments, TokenizerSpec
+from latentlab.latents import TokenizerSpec
 from latentlab.measurement import Measurement
 from latentlab.store import LatentStore, StoreWriter
+from latentlab.tokenizers import load_tokenizer
 from latentlab.trajectories import measure_paths
 from mind import noise
 from mind.baselines.ddpm_sampler import DdpmSamplerSettings
 from mind.baselines.flow_sampler import FlowSamplerSettings
+from mind.baselines.latents import Affine
 from mind.baselines.paths import DdpmPaths, FlowPaths
 from mind.baselines.transformer_config import TransformerConfig
 from mind.paths import PathGenerator
@@ -135,6 +139,23 @@ def test_ddim_is_euler_on_the_flow() -> None:
         np.testing.assert_allclose(got[i + 1], y.numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("spectrum", [[0.25] * 40, [0.01] * 20 + [0.5] * 20, [4.0] * 20 + [0.3] * 20, [0.02] * 40])
+@pytest.mark.parametrize("centre", [0.0, 0.7])
+def test_steps_are_short_where_the_velocity_is_ambiguous(spectrum: list[float], centre: float) -> None:
+    """E|dx/dt|^2 = E|x_1 - x_0|^2 - I(t) of independent ends, and the length ratios that follow from it."""
+    d, lam = len(spectrum), np.array(spectrum)
+    paths = FlowPaths(Gaussian([centre] * d, np.sqrt(lam).tolist()), FlowSamplerSettings(solver="heun", steps=60))
+    walked, middle = states(paths, 300), (np.arange(60) + 0.5) / 60
+    speed = (np.diff(walked, axis=0) * 60).reshape(60, 300, d)
+    ambiguous = velocity_variance(lam, middle)
+    energy = float(d * centre**2 + lam.sum() + d)
+    np.testing.assert_allclose((speed**2).sum(2).mean(1) + ambiguous, energy, rtol=0.03)
+    found = measured(paths, 300).details["length_ratio"]
+    expected = gaussian_length_ratio(energy, ambiguous, integrated_variance(lam))
+    np.testing.assert_allclose(found, expected, rtol=0.04, atol=0.04)
+    assert np.corrcoef(found, ambiguous)[0, 1] < -0.9
+
+
 def test_ddim_is_as_straight_as_the_closed_form() -> None:
     mean, spread = [1.0, -1.0, 0.0], [0.2, 0.8, 0.5]
     paths = DdpmPaths(Gaussian(mean, spread, "dit"), DdpmSamplerSettings(solver="ddim", steps=500))
@@ -169,7 +190,7 @@ def test_samplers_that_draw_on_the_way_are_refused(kind: type, settings: object,
         kind(Gaussian([0.0], [1.0]), settings)
 
 
-def store(path: Path, latents: Tensor, layout: str) -> LatentStore:
+def store(path: Path, latents: Tensor, layout: Literal["grid", "sequence"]) -> LatentStore:
     spec = TokenizerSpec(name="ae", release="r", kind="continuous", layout=layout, channels=2)
     writer = StoreWriter(path, request={}, spec=spec, dtype="float32")
     writer.append(latents, labels=np.arange(len(latents)) % 2)
@@ -181,13 +202,34 @@ def test_latents_are_scaled_as_in_training(tmp_path: Path) -> None:
     opened = store(tmp_path / "tokens", latents, "sequence")
     model = Gaussian([0.0, 0.0], [1.0, 1.0])
     model.config = model.config.model_copy(update={"tokens": 5})
-    moments = ChannelMoments(torch.tensor([1.0, -1.0]).double(), torch.tensor([2.0, 0.5]).double())
-    scaled = FlowPaths(model, moments=moments).latents(opened)
+    scaled = FlowPaths(model, affine=Affine((1.0, -1.0), (0.5, 2.0))).latents(opened)
     expected = (latents - torch.tensor([1.0, -1.0])) / torch.tensor([2.0, 0.5])
     torch.testing.assert_close(scaled.take(np.array([4, 1])), expected[[4, 1]].transpose(1, 2))
     as_they_are = FlowPaths(model).latents(opened)
     assert torch.equal(as_they_are.take(slice(0, 6)), latents.transpose(1, 2))
     assert len({scaled.fingerprint, as_they_are.fingerprint, opened.fingerprint}) == 3
     assert scaled.n == 6 and scaled.labels is not None
+    one_for_all = FlowPaths(model, affine=Affine((1.0,), (0.5,))).latents(opened)  # as tokenizers publish them
+    torch.testing.assert_close(one_for_all.take(slice(0, 6)), ((latents - 1) / 2).transpose(1, 2))
+    with pytest.raises(
+        UserError, match=r"was made by 'ae' \(r\), and not by the tokenizer .* encode with 'kl' \(fashion32\)"
+    ):
+        FlowPaths(model, tokenizer=load_tokenizer("kl", release="fashion32")).latents(opened)
     with pytest.raises(UserError, match=r"holds latents of 2x2x3, the model makes 2x5"):
         FlowPaths(model).latents(store(tmp_path / "grid", torch.zeros(3, 2, 2, 3), "grid"))
+
+
+def test_guided_paths_are_those_of_the_guided_velocity() -> None:
+    """Guidance of a class that moves the mean: Euler by hand, inside the interval only."""
+
+    class Two(Gaussian):
+        def __call__(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            return super().__call__(x, t, labels) + (labels == self.config.null_class).float()[:, None, None]
+
+    model, settings = Two([0.5, -1.0], [0.5, 0.9]), FlowSamplerSettings(steps=10, cfg_scale=3.0, cfg_t_max=0.45)
+    got = states(FlowPaths(model, settings), 3)
+    y = torch.from_numpy(got[0])
+    for i in range(10):
+        push = 1 - 3.0 if i < 5 else 0.0  # null + w (given - null) with null = given + 1
+        y = y + 0.1 * (model.velocity(y, torch.tensor(i / 10, dtype=torch.float64)) + push)
+        np.testing.assert_allclose(got[i + 1], y.numpy(), atol=2e-6)
