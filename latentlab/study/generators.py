@@ -4,7 +4,6 @@ Everything is kept by what determines it: trained runs by their configuration, p
 judge. A killed command continues; a generator, a scale or a seed that is added computes only itself.
 """
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,7 +27,7 @@ from latentlab.study.side_by_side import Outcome, run_side_by_side
 from latentlab.study.training import Training, final_losses, train_all
 from mind.ablation import as_overrides
 from mind.comparison import Comparison, Generator
-from mind.compute import parameter_count, step_operations
+from mind.compute import parameter_count, step_operations, step_seconds
 from mind.kinds import open_recipe, read_run
 
 _COUNTED_STEPS = 8
@@ -271,6 +270,7 @@ def _record(plan: Plan, number: int, points: Mapping[Place, Outcome], failed: Ma
     """Return all about one generator."""
     one = plan.entrants[number]
     training = one.trainings[0].config
+    pace = step_seconds(open_recipe(one.generator.kind, training, torch.device(plan.device)))
     return {
         **one.generator.model_dump(),
         "tokenizer": training.data.tokenizer,
@@ -278,21 +278,24 @@ def _record(plan: Plan, number: int, points: Mapping[Place, Outcome], failed: Ma
         "operations_per_step": one.operations,
         "steps": one.steps,
         "batch_size": training.optimiser.batch_size,
-        "runs": [_run(plan, number, seed, points, failed) for seed in range(plan.seeds)],
+        "seconds_per_step": pace,
+        "runs": [_run(plan, number, seed, pace, points, failed) for seed in range(plan.seeds)],
     }
 
 
 def _run(
-    plan: Plan, number: int, seed: int, points: Mapping[Place, Outcome], failed: Mapping[str, str]
+    plan: Plan, number: int, seed: int, pace: float, points: Mapping[Place, Outcome], failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what came of one run: learning curve, guidance sweep, and what an image costs."""
+    """Return what came of one run: learning curve, guidance sweep, and what an image costs.
+
+    Times of the curve are steps times ``pace``, the seconds of a step by itself: what else ran beside the run does not count.
+    """
     one, comparison = plan.entrants[number], plan.comparison
     training = one.trainings[seed]
     if training.name in failed:
         reason = f"training: {failed[training.name]}"
         return {"seed": seed, "error": reason, "log": str(training.log(plan.runs)), "curve": [], "guidance": []}
     folder = training.folder(plan.runs)
-    pace = _pace(folder)
     curve = []
     for share in comparison.shares():
         step = one.step_at(share)
@@ -308,7 +311,6 @@ def _run(
         "overrides": list(training.overrides),
         "losses": final_losses(folder),
         "held_out_loss": _held_out_loss(folder, comparison.averaged),
-        "seconds_per_step": pace,
         "curve": curve,
         "guidance": guidance,
         "cost": [] if errors or seed else _cost(plan, number),
@@ -317,12 +319,6 @@ def _run(
 
 def _told(outcome: Outcome) -> dict[str, Any]:
     return {"error": outcome.error, **(outcome.value or {})}
-
-
-def _pace(run: Path) -> float:
-    """Return the median seconds of a step: what else the machine did for a while does not count."""
-    paces = [line["seconds_per_step"] for line in RunFolder(run).metrics() if "seconds_per_step" in line]
-    return statistics.median(paces) if paces else float("nan")
 
 
 def _held_out_loss(run: Path, averaged: bool) -> float | None:

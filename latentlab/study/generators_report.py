@@ -68,8 +68,7 @@ def _training_table(results: Mapping[str, Any]) -> Table:
     headings = ["generator", "latents of", "parameters", "steps x batch", "operations (10^12)", "s/step", "minutes"]
     rows = []
     for one in results["generators"]:
-        paces = [run["seconds_per_step"] for run in one["runs"] if "seconds_per_step" in run]
-        pace = float(np.median(paces)) if paces else math.nan
+        pace = one["seconds_per_step"]
         rows.append([
             one["label"], one["tokenizer"], f"{one['parameters']:,}", f"{one['steps']:,} x {one['batch_size']}",
             number(one["steps"] * one["operations_per_step"] / _TERA), number(pace), number(pace * one["steps"] / 60),
@@ -149,7 +148,7 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
     lines = [
         f"every generator was trained with {number(results['operations'] / _TERA)} x 10^12 floating-point operations "
         f"(products of matrices, forward and backward) and sampled from {results['weights']} weights; {spread}",
-        "minutes: steps times the median time of a step on this machine",
+        "minutes: steps times the median time of a step, by itself after the runs, on this machine",
         "the best guidance scale was chosen on the very images it is reported on, which flatters it a little",
     ]
     if results["sources"]:

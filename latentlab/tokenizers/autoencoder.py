@@ -1,4 +1,4 @@
-"""LDM-style tokenizers: plain autoencoder, KL autoencoder, and the discrete ones with a Euclidean or an IBQ codebook."""
+"""LDM-style tokenizers: plain autoencoder, KL autoencoders, and the discrete ones with one of three kinds of codebook."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +11,13 @@ from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.architecture import Architecture, read_architecture
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.checks import check_images, check_indices, check_latents
 from latentlab.tokenizers.ldm import Decoder, Encoder
-from latentlab.tokenizers.quantizers import Codebook, DiagonalGaussian, EuclideanCodebook, IBQCodebook
+from latentlab.tokenizers.patch_statistics import PatchStatistics
+from latentlab.tokenizers.quantizers import Codebook, CosineCodebook, DiagonalGaussian, EuclideanCodebook, IBQCodebook
+
+CODEBOOKS: dict[str, type[Codebook]] = {"vq": EuclideanCodebook, "vq-cosine": CosineCodebook, "ibq": IBQCodebook}
+"""By the name in `Architecture.quantizer`."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Autoencoder(Tokenizer):
         super().__init__()
         self.architecture, self.spec = architecture, spec
         self.encoder, self.decoder = Encoder(architecture), Decoder(architecture)
-        twice = 2 if architecture.double_z else 1
-        self.quant_conv = nn.Conv2d(twice * architecture.z_channels, twice * architecture.embed_dim, kernel_size=1)
-        self.post_quant_conv = nn.Conv2d(architecture.embed_dim, architecture.z_channels, kernel_size=1)
+        twice, inner, outer = 2 if architecture.double_z else 1, architecture.z_channels, architecture.embed_dim
+        self.quant_conv = _conv1(twice * inner, twice * outer) if architecture.use_quant_conv else nn.Identity()
+        self.post_quant_conv = _conv1(outer, inner) if architecture.use_post_quant_conv else nn.Identity()
 
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -55,9 +60,8 @@ class Autoencoder(Tokenizer):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [n,3,H,W] clamped to [-1,1] from un-normalised latents [n,c,h,w]."""
-        if latents.ndim != 4 or latents.shape[1] != self.spec.channels:
-            raise UserError(f"latents must be [n,{self.spec.channels},h,w], got shape {list(latents.shape)}")
-        return self.reconstruct(latents.to(self.post_quant_conv.weight)).clamp(-1, 1)
+        check_latents(latents, self.spec.channels)
+        return self.reconstruct(latents.to(self._like)).clamp(-1, 1)
 
     def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
         """Encode and decode images [n,3,H,W] in [-1,1] with gradients.
@@ -75,21 +79,16 @@ class Autoencoder(Tokenizer):
         Raises:
             UserError: not a float batch [n,in_channels,H,W], or H or W is no multiple of the downsampling.
         """
-        channels, factor = self.architecture.in_channels, self.architecture.downsampling
-        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
-            raise UserError(
-                f"images must be a float batch [n,{channels},H,W] in [-1,1], got {images.dtype} {list(images.shape)}"
-            )
-        height, width = images.shape[2:]
-        if height % factor or width % factor or not height or not width:
-            raise UserError(
-                f"images of {height}x{width} pixels do not fit '{self.spec.name}': sides must be multiples of {factor}"
-            )
-        return self.quant_conv(self.encoder(images.to(self.quant_conv.weight)))
+        check_images(images, self.spec.name, self.architecture.in_channels, self.architecture.downsampling)
+        return self.quant_conv(self.encoder(images.to(self._like)))
 
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Return images of [n,c,h,w], with gradients and not clamped."""
         return self.decoder(self.post_quant_conv(latents))
+
+    @property
+    def _like(self) -> Tensor:
+        return self.encoder.conv_in.weight
 
 
 class KLAutoencoder(Autoencoder):
@@ -112,19 +111,39 @@ class KLAutoencoder(Autoencoder):
         return TrainOutput(self.reconstruct(latents), latents, {"kl": posterior.kl().mean()})
 
 
+class PatchNormalisedAutoencoder(KLAutoencoder):
+    """A KL autoencoder whose latents are normalised by patches of cells: FLUX.2 (the formula is in `PatchStatistics`).
+
+    `encode` and `decode` speak of the plain latents [n,c,h,w]; `normalize` gives what the published generators are trained on,
+    [n,c*p*p,h/p,w/p], and `denormalize` takes that. Shift and scale in the spec are the same statistics pooled over the cells of
+    a patch, for whoever normalises stored latents per channel.
+    """
+
+    def __init__(self, architecture: Architecture, spec: TokenizerSpec) -> None:
+        super().__init__(architecture, spec)
+        self.bn = PatchStatistics(architecture.embed_dim, architecture.patch_size, architecture.batch_norm_eps)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Return [n,c*p*p,h/p,w/p] of latents [n,c,h,w]."""
+        return self.bn.normalize(latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Invert `normalize`: [n,c,h,w] of [n,c*p*p,h/p,w/p]."""
+        return self.bn.denormalize(latents)
+
+
 class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
-    """An autoencoder whose latents are codes: VQ (nearest) or IBQ (largest dot product)."""
+    """An autoencoder whose latents are codes: VQ (nearest), cosine VQ (nearest direction) or IBQ (largest dot product)."""
 
     def __init__(self, architecture: Architecture, spec: TokenizerSpec) -> None:
         super().__init__(architecture, spec)
         assert architecture.n_embed is not None
-        kind: type[Codebook] = IBQCodebook if architecture.quantizer == "ibq" else EuclideanCodebook
-        self.quantize = kind(architecture.n_embed, architecture.embed_dim)
+        self.quantize = CODEBOOKS[architecture.quantizer](architecture.n_embed, architecture.embed_dim)
 
     @property
     def codebook(self) -> Tensor:
-        """Code vectors [v,c]."""
-        return self.quantize.embedding.weight.detach()
+        """Code vectors [v,c], as they appear in latents."""
+        return self.quantize.vectors.detach()
 
     @torch.no_grad()
     def indices(self, images: Tensor) -> Tensor:
@@ -138,12 +157,8 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
         Raises:
             UserError: not integers [n,h,w], or an index outside the codebook.
         """
-        if indices.ndim != 3 or indices.is_floating_point():
-            raise UserError(f"indices must be integers [n,h,w], got {indices.dtype} {list(indices.shape)}")
-        size = len(self.codebook)
-        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
-            raise UserError(f"indices must lie in 0..{size - 1}, got {indices.min()}..{indices.max()}")
-        return self.quantize.lookup(indices.to(self.codebook.device, torch.int64))
+        check_indices(indices, self.quantize.embedding.num_embeddings)
+        return self.quantize.lookup(indices.to(self._like.device, torch.int64))
 
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -156,12 +171,16 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
         return TrainOutput(self.reconstruct(quantized.latents), quantized.latents, quantized.losses, quantized.indices)
 
 
-_CLASSES: dict[str, type[Autoencoder]] = {
-    "none": Autoencoder,
-    "kl": KLAutoencoder,
-    "vq": CodebookAutoencoder,
-    "ibq": CodebookAutoencoder,
-}
+def _conv1(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel_size=1)
+
+
+def _kind(config: Architecture) -> type[Autoencoder]:
+    if config.discrete:
+        return CodebookAutoencoder
+    if config.patch_size > 1:
+        return PatchNormalisedAutoencoder
+    return KLAutoencoder if config.quantizer == "kl" else Autoencoder
 
 
 def build_tokenizer(
@@ -204,4 +223,4 @@ def build_tokenizer(
         scale=tuple(scale),
         weights_sha256=weights_sha256,
     )
-    return _CLASSES[config.quantizer](config, spec)
+    return _kind(config)(config, spec)

@@ -6,8 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from latentlab.tokenizers.architecture import Architecture, TinyArchitecture
+from latentlab.tokenizers.architecture import Architecture, MagvitArchitecture, TinyArchitecture
+from latentlab.tokenizers.gigatok_architecture import GigaTokArchitecture
+from latentlab.tokenizers.hub_architecture import DCArchitecture, RAEArchitecture
+from latentlab.tokenizers.maetok_architecture import MAETokArchitecture, SoftVQArchitecture
 from latentlab.tokenizers.release import Release
+from latentlab.tokenizers.titok_architecture import TiTokArchitecture
 
 if TYPE_CHECKING:
     from latentlab.tokenizers.base import Tokenizer
@@ -86,7 +90,14 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "ldm": Family("latentlab.tokenizers.autoencoder_files:load_autoencoder", Architecture),
+    "open-magvit2": Family("latentlab.tokenizers.magvit:load_magvit", MagvitArchitecture),
+    "dc-ae": Family("latentlab.tokenizers.deep_compression:load_deep_compression", DCArchitecture),
+    "rae": Family("latentlab.tokenizers.rae:load_rae", RAEArchitecture),
     "taesd": Family("latentlab.tokenizers.taesd:load_tiny", TinyArchitecture),
+    "maetok": Family("latentlab.tokenizers.maetok:load_maetok", MAETokArchitecture),
+    "softvq": Family("latentlab.tokenizers.softvq:load_softvq", SoftVQArchitecture),
+    "titok": Family("latentlab.tokenizers.titok:load_titok", TiTokArchitecture),
+    "gigatok": Family("latentlab.tokenizers.gigatok:load_gigatok", GigaTokArchitecture),
     "mind": Family("latentlab.tokenizers.sphere:load_requested"),
 }
 """By the name in `Release.family`."""

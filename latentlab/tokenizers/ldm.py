@@ -160,7 +160,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: LDMConfig) -> None:
         super().__init__()
-        widths, groups, last = config.widths, config.norm_groups, len(config.widths) - 1
+        widths, groups, last = config.decoder_widths, config.norm_groups, len(config.ch_mult) - 1
         self.conv_in = _conv3(config.z_channels, widths[-1])
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList()

@@ -4,11 +4,18 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from latentlab.tokenizers.diffusers_layout import as_convolutions, diffusers_names, is_diffusers
+from latentlab.tokenizers.layouts import as_convolutions, published_names
 from latentlab.weight_fit import check_fits
 
-UNUSED = ("loss.", "model_ema.loss", "foundation_model.", "linear_proj.")
-"""Key prefixes of what only training needs: perceptual network, discriminator, aligned foundation model."""
+UNUSED = (
+    "loss.",
+    "model_ema.loss",
+    "foundation_model.",
+    "linear_proj.",
+    "quantize.codebook_used",
+    "bn.num_batches_tracked",
+)
+"""How the keys of what only training needs begin: perceptual network, discriminator, aligned foundation model, counters."""
 
 EMA = "model_ema."
 _BOOKKEEPING = {EMA + name for name in ("decay", "num_updates")}
@@ -16,7 +23,7 @@ _BOOKKEEPING = {EMA + name for name in ("decay", "num_updates")}
 
 
 def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str) -> None:
-    """Copy ``state`` into ``module``, whose parameter names are the authors'; those of diffusers' layout are understood too.
+    """Copy ``state`` into ``module``, whose parameter names are the authors'; those of `layouts` are understood too.
 
     Args:
         module: receives every one of its parameters, in its own dtype.
@@ -33,7 +40,7 @@ def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool,
     averaged = {key: tensor for key, tensor in kept.items() if key.startswith(EMA) and key not in _BOOKKEEPING}
     own = module.state_dict()
     chosen = rename_ema(averaged, own) if ema and averaged else raw
-    names = diffusers_names(own, chosen) if is_diffusers(chosen) else {name: name for name in own}
+    names = published_names(own, chosen)
     expected = {names[name]: tensor for name, tensor in own.items()}
     chosen = as_convolutions(chosen, expected)
     remedy = ". Give the file that belongs to this tokenizer, or the fields of architecture that differ"

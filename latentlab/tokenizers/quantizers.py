@@ -1,4 +1,4 @@
-"""What lies between encoder and decoder: a Gaussian posterior, or a codebook searched by distance or by dot product."""
+"""What lies between encoder and decoder: a Gaussian posterior, a codebook searched by one of three rules, or signs."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -63,6 +63,11 @@ class Codebook(nn.Module, ABC):
         super().__init__()
         self.embedding = nn.Embedding(n_embed, embed_dim)
 
+    @property
+    def vectors(self) -> Tensor:
+        """The codes as the decoder sees them, [v,c]."""
+        return self.embedding.weight
+
     @abstractmethod
     def scores(self, rows: Tensor) -> Tensor:
         """Return how well each code stands for each row [r,c]: [r,v], the largest one is chosen."""
@@ -86,7 +91,29 @@ class Codebook(nn.Module, ABC):
         return rows.split(size)
 
 
-class EuclideanCodebook(Codebook):
+class StraightThroughCodebook(Codebook):
+    """A codebook that the gradient skips (van den Oord et al. 2017, arXiv 1711.00937, eq. 3)."""
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """Return [n,c,h,w] as it is compared with the codes."""
+        return features
+
+    def forward(self, features: Tensor) -> Quantized:
+        """Quantize [n,c,h,w] with the straight-through gradient.
+
+        Losses: ``codebook`` |sg(z)-e|^2 moves codes to features, ``commitment`` |z-sg(e)|^2 features to codes (mean per number).
+        """
+        features = self.prepared(features.float())
+        indices = self.nearest(features)
+        codes = self.lookup(indices)
+        losses = {
+            "commitment": F.mse_loss(features, codes.detach()),
+            "codebook": F.mse_loss(codes, features.detach()),
+        }
+        return Quantized(features + (codes - features).detach(), indices, losses)
+
+
+class EuclideanCodebook(StraightThroughCodebook):
     """VQ: the nearest code stands for a vector; nothing is normalised (van den Oord et al. 2017, arXiv 1711.00937)."""
 
     def __init__(self, n_embed: int, embed_dim: int) -> None:
@@ -98,19 +125,33 @@ class EuclideanCodebook(Codebook):
         codes = self.embedding.weight.float()
         return torch.addmm(codes.square().sum(1), rows, codes.T, beta=-0.5)
 
-    def forward(self, features: Tensor) -> Quantized:
-        """Quantize [n,c,h,w] with the straight-through gradient (1711.00937, eq. 3).
 
-        Losses: ``codebook`` |sg(z)-e|^2 moves codes to features, ``commitment`` |z-sg(e)|^2 features to codes (mean per number).
-        """
-        features = features.float()
-        indices = self.nearest(features)
-        codes = self.lookup(indices)
-        losses = {
-            "commitment": F.mse_loss(features, codes.detach()),
-            "codebook": F.mse_loss(codes, features.detach()),
-        }
-        return Quantized(features + (codes - features).detach(), indices, losses)
+class CosineCodebook(StraightThroughCodebook):
+    """VQ of directions: vectors and codes have length 1 (Yu et al. 2022, arXiv 2110.04627, section 3.2; LlamaGen, 2406.06525).
+
+    The decoder sees codes of length 1 too.
+    """
+
+    def __init__(self, n_embed: int, embed_dim: int) -> None:
+        super().__init__(n_embed, embed_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / n_embed, 1 / n_embed)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The codes at length 1, [v,c]."""
+        return F.normalize(self.embedding.weight, dim=1)
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """Return [n,c,h,w] with the vector of every cell at length 1."""
+        return F.normalize(features, dim=1)
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """Return the cosines: at length 1 the nearest code has the largest."""
+        return F.normalize(rows, dim=1) @ self.vectors.float().T
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes of ``indices`` [n,h,w] at length 1, channel first: [n,c,h,w]."""
+        return F.normalize(super().lookup(indices), dim=1)
 
 
 class IBQCodebook(Codebook):
@@ -151,6 +192,32 @@ class IBQCodebook(Codebook):
         soft = logits.softmax(1) @ self.embedding.weight.detach().float()
         n, c, *grid = shape
         return (soft - soft.detach()).view(n, *grid, c).movedim(-1, 1)
+
+
+class LookupFreeQuantizer(nn.Module):
+    """LFQ: every channel becomes its sign, and nothing is looked up (Yu et al. 2023, arXiv 2310.05737, section 3.1).
+
+    Bit i of a code's number, counted from the lowest, says whether channel i is positive.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """Return the number of the code of every cell of [n,c,h,w], int64 [n,h,w]; zero counts as negative."""
+        return ((features > 0) * self._powers(features.device)[:, None, None]).sum(1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes of ``indices`` [n,h,w], channel first: -1 or 1, float32 [n,c,h,w]."""
+        return (indices[:, None] & self._powers(indices.device)[:, None, None]).ne(0).float() * 2 - 1
+
+    def vectors(self, device: torch.device) -> Tensor:
+        """Return all codes in the order of their numbers, float32 [2^c,c]: 19 MB for 18 bits."""
+        return self.lookup(torch.arange(2**self.bits, device=device).view(1, -1, 1))[0, :, :, 0].T.contiguous()
+
+    def _powers(self, device: torch.device) -> Tensor:
+        return 2 ** torch.arange(self.bits, device=device)
 
 
 def entropy_loss(logits: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """The TAESD family (Ollin Boer Bohan, github.com/madebyollin/taesd, MIT): tiny autoencoders distilled from large ones.
 
 A file holds the state dict of one plain `nn.Sequential`, so that layer numbers are the published names; encoder and decoder
-lie in two files, ``NAME_encoder.pth`` and ``NAME_decoder.pth``.
+lie in two files, ``NAME_encoder.pth`` and ``NAME_decoder.pth``. The hub has them in one, in diffusers' layout.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.architecture import TinyArchitecture, read_architecture
 from latentlab.tokenizers.base import Tokenizer
+from latentlab.tokenizers.checks import check_images, check_latents
 from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.published import load_published
 from latentlab.weights import read_state_dict
 
 HALVES = ("encoder", "decoder")
+JOINT_NAMES = ("diffusion_pytorch_model.safetensors",)
+"""Names of published files with both halves."""
 
-_SUFFIXES = (".pth", ".safetensors")
+_JOINT_KEY = re.compile(r"^(encoder|decoder)\.layers\.(\d+)\.")
 _POOL_GROUPS, _POOL_WIDTH = 4, 4
 
 
@@ -64,29 +68,35 @@ class Clamp(nn.Module):
 
 
 def build_encoder(config: TinyArchitecture) -> nn.Sequential:
-    """Return the encoder: images [n,3,H,W] in [0,1] -> latents [n,c,H/8,W/8]."""
+    """Return the encoder: images [n,3,H,W] in [0,1] -> latents [n,c,H/f,W/f]."""
     width = config.width
     layers: list[nn.Module] = [_conv(3, width), Block(width)]
-    for pooled in (False, False, config.pooled):  # at 1/2, 1/4 and 1/8 of the resolution
+    if config.downsampling == 32:  # two halvings before anything else
+        half = width // 2
+        layers = [_conv(3, half, stride=2), nn.ReLU(), _conv(half, width, stride=2), nn.ReLU(), Block(width)]
+    for pooled in (False, False, config.pooled):
         layers += [_conv(width, width, stride=2, bias=False), *(Block(width, pooled) for _ in range(3))]
     return nn.Sequential(*layers, _conv(width, config.latent_channels))
 
 
 def build_decoder(config: TinyArchitecture) -> nn.Sequential:
-    """Return the decoder: latents [n,c,h,w] -> images [n,3,8h,8w] in about [0,1]."""
-    width = config.width
-    layers: list[nn.Module] = [Clamp(), _conv(config.latent_channels, width), nn.ReLU()]
-    for pooled in (config.pooled, False, False):  # from 1/8 of the resolution to 1/2
+    """Return the decoder: latents [n,c,h,w] -> images [n,3,f*h,f*w] in about [0,1]."""
+    multiples = (4, 2, 1, 1, 1) if config.downsampling == 32 else (1, 1, 1)  # of the width, coarsest level first
+    widths = [config.width * multiple for multiple in multiples]
+    layers: list[nn.Module] = [Clamp(), _conv(config.latent_channels, widths[0]), nn.ReLU()]
+    for level, (width, after) in enumerate(zip(widths, [*widths[1:], config.width], strict=True)):
+        pooled = config.pooled and level == 0
         layers += [*(Block(width, pooled) for _ in range(3)), nn.Upsample(scale_factor=2)]
-        layers += [_conv(width, width, bias=False)]
-    return nn.Sequential(*layers, Block(width), _conv(width, 3))
+        layers += [_conv(width, after, bias=False)]
+    return nn.Sequential(*layers, Block(config.width), _conv(config.width, 3))
 
 
 class TinyAutoencoder(Tokenizer):
     """A tokenizer of the TAESD family; images are converted to its [0,1] and back.
 
-    Its latents are those of the model it was distilled from, as they are: the ``z / 6 + 0.5`` of the published helpers is for
-    storing them as pictures.
+    Its latents are those that the generators of the model it was distilled from are trained on, already normalised (README of the
+    release: "TAESD's scale_factor for latents is 1"), so that `normalize` changes nothing. The ``z / 6 + 0.5`` of the published
+    helpers is for storing them as pictures.
 
     Attributes:
         architecture: the configuration it was built from.
@@ -99,27 +109,18 @@ class TinyAutoencoder(Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Return latents [n,c,H/8,W/8] of images [n,3,H,W] in [-1,1]; there is no posterior to sample.
+        """Return latents [n,c,H/f,W/f] of images [n,3,H,W] in [-1,1]; there is no posterior to sample.
 
         Raises:
-            UserError: not a float batch [n,3,H,W], or H or W is no multiple of 8.
+            UserError: not a float batch [n,3,H,W], or H or W is no multiple of f, 8 or 32.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise UserError(
-                f"images must be a float batch [n,3,H,W] in [-1,1], got {images.dtype} {list(images.shape)}"
-            )
-        factor, (height, width) = self.architecture.downsampling, images.shape[2:]
-        if height % factor or width % factor or not height or not width:
-            raise UserError(
-                f"images of {height}x{width} pixels do not fit '{self.spec.name}': sides must be multiples of {factor}"
-            )
+        check_images(images, self.spec.name, factor=self.architecture.downsampling)
         return self.encoder((images.to(self._like) + 1) / 2)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [n,3,H,W] clamped to [-1,1] from latents [n,c,h,w]."""
-        if latents.ndim != 4 or latents.shape[1] != self.spec.channels:
-            raise UserError(f"latents must be [n,{self.spec.channels},h,w], got shape {list(latents.shape)}")
+        check_latents(latents, self.spec.channels)
         return self.decoder(latents.to(self._like)).clamp(0, 1) * 2 - 1
 
     @property
@@ -128,13 +129,13 @@ class TinyAutoencoder(Tokenizer):
 
 
 def load_tiny(request: LoadRequest) -> TinyAutoencoder:
-    """Return the tokenizer whose two files ``request.path`` names: their folder, or either of them.
+    """Return the tokenizer whose weights ``request.path`` names: a folder, either of its two files, or one file with both halves.
 
     Raises:
         UserError: a file is missing, unsafe, damaged, or does not fit the architecture.
     """
     config = read_architecture(request.architecture, TinyArchitecture)
-    files = both_files(request.name, request.path)
+    files = weight_files(request.name, request.path)
     spec = TokenizerSpec(
         name=request.name,
         release=request.release.name,
@@ -142,39 +143,72 @@ def load_tiny(request: LoadRequest) -> TinyAutoencoder:
         layout="grid",
         channels=config.latent_channels,
         downsampling=config.downsampling,
-        weights_sha256=hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest(),
+        weights_sha256=_hash(files),
     )
-    states = zip(HALVES, map(read_state_dict, files), strict=True)
-    state = {f"{half}.{key}": tensor for half, content in states for key, tensor in content.items()}
     with torch.device("meta"):  # no time for random weights that are overwritten
         tokenizer = TinyAutoencoder(config, spec)
     tokenizer.to_empty(device="cpu")
-    load_published(tokenizer, state, ema=False, source=f"{files[0]} with {files[1].name}")
+    load_published(tokenizer, read_halves(files), ema=False, source=" with ".join([str(files[0]), *_names(files[1:])]))
     return tokenizer.eval().requires_grad_(False)
 
 
-def both_files(name: str, path: Path) -> tuple[Path, Path]:
-    """Return encoder and decoder file of the tokenizer ``name``, given their folder or one of them.
+def weight_files(name: str, path: Path) -> tuple[Path, ...]:
+    """Return the files of the tokenizer ``name``: encoder's and decoder's, or one safetensors file with both.
+
+    Args:
+        name: of the tokenizer, with which the names of its files begin.
+        path: their folder, or one of them.
 
     Raises:
         UserError: nothing there, a name without ``encoder`` or ``decoder``, or the other file is missing.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give the folder of {name}_encoder.pth and {name}_decoder.pth")
-    if path.is_dir():
-        candidates = [path / f"{name}_encoder{suffix}" for suffix in _SUFFIXES]
-        first = next((file for file in candidates if file.is_file()), None)
-        if first is None:
-            raise UserError(
-                f"{path} has no {name}_encoder.pth: give the folder of the two weight files, or one of them"
-            )
-    else:
-        first = path
+    first = _file_in(name, path) if path.is_dir() else path
     half = next((half for half in HALVES if first.stem.endswith(half)), None)
+    if half is None and first.suffix == ".safetensors":
+        return (first,)
     if half is None:
         raise UserError(f"{first} must be named *_encoder or *_decoder: '{name}' has one weight file for each")
     pair = tuple(first.with_name(first.stem.removesuffix(half) + other + first.suffix) for other in HALVES)
     missing = [file for file in pair if not file.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing: '{name}' needs it beside {first.name}")
-    return pair[0], pair[1]
+    return pair
+
+
+def _file_in(name: str, folder: Path) -> Path:
+    candidates = [f"{name}_encoder.pth", f"{name}_encoder.safetensors", *JOINT_NAMES]
+    found = next((folder / file for file in candidates if (folder / file).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} has no {name}_encoder.pth: give the folder of the two weight files, or one of them")
+    return found
+
+
+def read_halves(files: tuple[Path, ...]) -> dict[str, Tensor]:
+    """Return the tensors of both halves by our names, ``encoder.N.*`` and ``decoder.N.*``.
+
+    A file with both is laid out as diffusers' ``AutoencoderTiny``: it says ``layers``, and does not count the decoder's first
+    layer, which has no weights.
+
+    Raises:
+        UserError: a file is unsafe or damaged.
+    """
+    if len(files) == 2:
+        states = zip(HALVES, map(read_state_dict, files), strict=True)
+        return {f"{half}.{key}": tensor for half, content in states for key, tensor in content.items()}
+    return {_JOINT_KEY.sub(_counted, key): tensor for key, tensor in read_state_dict(files[0]).items()}
+
+
+def _counted(key: "re.Match[str]") -> str:
+    half, number = key.groups()
+    return f"{half}.{int(number) + (half == 'decoder')}."
+
+
+def _names(files: tuple[Path, ...]) -> list[str]:
+    return [file.name for file in files]
+
+
+def _hash(files: tuple[Path, ...]) -> str:
+    hashes = [file_sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -10,7 +10,7 @@ from latentlab.tokenizers.families import FAMILIES, Shape
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
-from latentlab.weights import WeightFile, find_weights
+from latentlab.weights import WeightFile, find_weights, local_copy
 from mind import weight_files as mind_files
 
 ENTRY_POINTS = "latentlab.tokenizers"
@@ -34,6 +34,8 @@ class ZooEntry:
         codebook_size: number of codes of a discrete tokenizer.
         licence: of the weights.
         source: the published file; None for embedded weights and plug-ins.
+        size: bytes of the weight files together, where they are known or here; configuration files do not count.
+        size_text: the same in words, rounded where only that is known, empty where nothing is.
         path: where the weights are on this machine, or None.
     """
 
@@ -45,6 +47,8 @@ class ZooEntry:
     codebook_size: int | None = None
     licence: str | None = None
     source: WeightFile | None = None
+    size: int | None = None
+    size_text: str = ""
     path: Path | None = None
 
     @property
@@ -93,6 +97,25 @@ def find_release(name: str, release: str) -> Release:
     return found[release]
 
 
+def published_release(name: str, release: str | None = None) -> Release:
+    """Return the release called ``release``, else the first published one, else the embedded one there is.
+
+    Raises:
+        UserError: unknown tokenizer or release, or a plug-in, which has no releases.
+    """
+    if name in plugins():
+        raise UserError(f"'{name}' is a plug-in: the package that brings it says where its weights come from")
+    if release is not None:
+        return find_release(name, release)
+    releases = releases_of(name)
+    return next((known for known in releases if not known.embedded), releases[0])
+
+
+def release_files(release: Release) -> tuple[WeightFile, ...]:
+    """Return the published files of a release, the weights first; none of an embedded one."""
+    return () if release.weights is None else (release.weights, *release.companions)
+
+
 def default_release(name: str, data_source_kind: str) -> str | None:
     """Return the release that suits a data source: embedded weights for ``fashion``, published ones for anything else.
 
@@ -107,9 +130,10 @@ def default_release(name: str, data_source_kind: str) -> str | None:
     """
     if name in plugins():
         return None
-    wanted = data_source_kind == "fashion"
+    if data_source_kind != "fashion":
+        return published_release(name).name
     releases = releases_of(name)
-    return next((known for known in releases if known.embedded == wanted), releases[0]).name
+    return next((known for known in releases if known.embedded), releases[0]).name
 
 
 def embedded_path(name: str, release: str) -> Path:
@@ -125,7 +149,16 @@ def zoo_entries() -> list[ZooEntry]:
 
 def _entry(name: str, release: Release) -> ZooEntry:
     path = local_path(name, release)
-    entry = ZooEntry(name, release.name, licence=release.licence, source=release.weights, path=path)
+    size, text = _size(release, path)
+    entry = ZooEntry(
+        name,
+        release.name,
+        licence=release.licence,
+        source=release.weights,
+        size=size,
+        size_text=text,
+        path=path,
+    )
     if release.family == "mind":
         return entry if path is None else _sphere_entry(entry, path)
     architecture = _architecture(release, path)
@@ -138,6 +171,21 @@ def _entry(name: str, release: Release) -> ZooEntry:
         image_size=architecture.resolution,
         codebook_size=architecture.n_embed,
     )
+
+
+def _size(release: Release, path: Path | None) -> tuple[int | None, str]:
+    """Return the bytes of the weight files of a release together, if known, and the same in words."""
+    files = [file for file in release_files(release) if not file.filename.endswith(".json")]
+    if path is not None:
+        places = [local_copy(file) for file in files] or [path]
+        known: list[int | None] = [place.stat().st_size for place in places if place is not None]
+    else:
+        known = [file.size for file in files]
+    size = sum(filter(None, known)) if known and None not in known else None
+    if size is not None:
+        return size, f"{size / 1e6:,.1f} MB"
+    rounded = [file.megabytes or (file.size or 0) / 1e6 for file in files]
+    return None, f"about {sum(rounded):,.0f} MB" if rounded and all(rounded) else ""
 
 
 def _sphere_entry(entry: ZooEntry, path: Path) -> ZooEntry:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mind.compute import parameter_count, step_operations
+from mind.compute import parameter_count, step_operations, step_seconds
 from mind.kinds import open_recipe, read_run
 
 CPU = torch.device("cpu")
@@ -60,3 +60,9 @@ def test_masked_generator_is_averaged_over_steps() -> None:
     each = [step_operations(opened, [step]) for step in range(4)]
     assert len(set(each)) > 1
     assert step_operations(opened, range(4)) == pytest.approx(sum(each) / 4)
+
+
+def test_seconds_grow_with_the_batch() -> None:
+    shape = {"model.depth": 2, "model.width": 64, "model.heads": 2}
+    one, many = (recipe("sit", "sit-fashion", **shape, **{"optimiser.batch_size": n}) for n in (1, 64))
+    assert 0 < step_seconds(one, 3) < step_seconds(many, 3)

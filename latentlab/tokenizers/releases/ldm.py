@@ -1,12 +1,11 @@
-"""Tokenizers with the encoder and decoder of latent diffusion and VQGAN (`latentlab.tokenizers.ldm`), under published names."""
+"""Tokenizers with encoder and decoder of latent diffusion and VQGAN (`latentlab.tokenizers.ldm`), ours among them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from latentlab.tokenizers.latent_statistics import VAVAE_MEAN, VAVAE_STD
 from latentlab.tokenizers.release import FASHION32, Release
 from latentlab.weights import WeightFile
-
-_FASHION32 = Release("fashion32", "MIT")
 
 _F16 = {"ch": 128, "ch_mult": (1, 1, 2, 2, 4), "attn_resolutions": (16,), "resolution": 256}
 
@@ -20,37 +19,40 @@ _MAR = _F16 | {
     "embed_dim": 16,
     "decoder_attn_resolutions": (),
 }
-_SDVAE = {
-    "quantizer": "kl",
-    "double_z": True,
+_LLAMAGEN16 = {
+    "quantizer": "vq-cosine",
     "ch": 128,
-    "ch_mult": (1, 2, 4, 4),
+    "ch_mult": (1, 1, 2, 2, 4),
     "num_res_blocks": 2,
-    "attn_resolutions": (),
+    "attn_resolutions": "coarsest",
     "resolution": 256,
-    "z_channels": 4,
-    "embed_dim": 4,
+    "z_channels": 256,
+    "embed_dim": 8,
+    "n_embed": 16384,
 }
 _VAVAE = _F16 | {"quantizer": "kl", "double_z": True, "num_res_blocks": 2, "z_channels": 32, "embed_dim": 32}
 
 
-def _ibq(codes: int, size: int | None = None, sha256: str | None = None) -> Release:
+def _ibq(codes: int, megabytes: float, sha256: str | None = None) -> Release:
     file = WeightFile(
-        repo=f"TencentARC/IBQ-Tokenizer-{codes}", filename=f"imagenet256_{codes}.ckpt", size=size, sha256=sha256
+        repo=f"TencentARC/IBQ-Tokenizer-{codes}",
+        filename=f"imagenet256_{codes}.ckpt",
+        sha256=sha256,
+        megabytes=megabytes,
     )
     name = "imagenet256" if codes == 16384 else f"imagenet256-{codes}"
     return Release(name, "Apache-2.0", file, _IBQ | {"n_embed": codes})
 
 
-def _sdvae(release: str, sha256: str | None = None) -> Release:
-    """Return a release of Stable Diffusion's autoencoder; the two share the encoder. The authors' own layout is read as well."""
-    file = WeightFile(
-        repo=f"stabilityai/sd-vae-{release}",
-        filename="diffusion_pytorch_model.safetensors",
-        size=334_643_276,
-        sha256=sha256,
-    )
-    return Release(release, "MIT", file, _SDVAE, scale=(0.18215,))
+def _ibq_pretrained(codes: int, megabytes: float) -> Release:
+    """Return a release trained on pictures from the web, made for generation from text."""
+    repo = f"TencentARC/IBQ-Tokenizer-{codes}-Pretrain"
+    file = WeightFile(repo=repo, filename=f"IBQ_pretrain_{codes}.ckpt", megabytes=megabytes)
+    return Release(f"pretrain-{codes}", "Apache-2.0", file, _IBQ | {"n_embed": codes})
+
+
+def _llamagen(name: str, repo: str, filename: str, architecture: Mapping[str, Any], **file: Any) -> Release:
+    return Release(name, "MIT", WeightFile(repo=repo, filename=filename, **file), architecture)
 
 
 RELEASES: Mapping[str, tuple[Release, ...]] = {
@@ -59,10 +61,12 @@ RELEASES: Mapping[str, tuple[Release, ...]] = {
     # Shi et al. 2024, arXiv 2412.02692
     "ibq": (
         FASHION32,
-        _ibq(16384, sha256="26ecf8be32c2796edd03d9b1aec1fe1fc18e9dae2ded51ef54b504cc32d05144"),
-        _ibq(1024, sha256="68f6d2949a5a646acf0a384941e2ac03f3fbabf8babbe3e0a8659f6368750294"),
-        _ibq(8192),
-        _ibq(262144),
+        _ibq(16384, 888, sha256="26ecf8be32c2796edd03d9b1aec1fe1fc18e9dae2ded51ef54b504cc32d05144"),
+        _ibq(1024, 857, sha256="68f6d2949a5a646acf0a384941e2ac03f3fbabf8babbe3e0a8659f6368750294"),
+        _ibq(8192, 871),
+        _ibq(262144, 1391),
+        _ibq_pretrained(16384, 888),
+        _ibq_pretrained(262144, 1391),
     ),
     # Esser et al. 2021, arXiv 2012.09841. Copies on the hub of 289 MB are the model with 1024 codes.
     "vqgan-f16": (
@@ -101,6 +105,7 @@ RELEASES: Mapping[str, tuple[Release, ...]] = {
                 repo="hustvl/vavae-imagenet256-f16d32-dinov2",
                 filename="vavae-imagenet256-f16d32-dinov2.pt",
                 sha256="2088e07378d26047e7bfcbae669feb5d4eab37276f23621db3eebdacc7d82b6b",
+                megabytes=2150,
             ),
             _VAVAE,
             shift=VAVAE_MEAN,
@@ -108,9 +113,20 @@ RELEASES: Mapping[str, tuple[Release, ...]] = {
             statistics="latents_stats.pt",
         ),
     ),
-    # Rombach et al. 2022, arXiv 2112.10752, with the decoders fine-tuned later
-    "sd-vae": (
-        _sdvae("ft-mse", sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
-        _sdvae("ft-ema"),
+    # Sun et al. 2024, arXiv 2406.06525
+    "llamagen-vq16": (
+        _llamagen("c2i", "FoundationVision/LlamaGen", "vq_ds16_c2i.pt", _LLAMAGEN16, megabytes=288),
+        _llamagen("c2i-safetensors", "FoundationVision/vq-ds16-c2i", "model.safetensors", _LLAMAGEN16, megabytes=288),
+        _llamagen("t2i", "peizesun/llamagen_t2i", "vq_ds16_t2i.pt", _LLAMAGEN16, megabytes=288),
+    ),
+    "llamagen-vq8": (
+        _llamagen(
+            "c2i",
+            "FoundationVision/LlamaGen",
+            "vq_ds8_c2i.pt",
+            _LLAMAGEN16 | {"ch_mult": (1, 2, 2, 4)},
+            sha256="c70d2966ec012f378793214ff0755087e7c5fe6f035b469995143325dca4a4e3",
+            megabytes=281,
+        ),
     ),
 }

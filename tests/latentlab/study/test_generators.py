@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -94,8 +93,7 @@ def test_runs_did_what_the_table_says(finished: tuple[Path, dict[str, Any]]) -> 
         half = kept_weights(folder, run["curve"][0]["step"])
         kept = load_file(half / f"{one['kind']}_ema.safetensors")
         assert any(not torch.equal(kept[name], stored[name]) for name in stored)
-        paces = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
-        assert run["curve"][-1]["seconds"] == pytest.approx(one["steps"] * np.median(paces))
+        assert run["curve"][-1]["seconds"] == one["steps"] * one["seconds_per_step"] > 0
 
 
 def test_points_are_where_they_should_be(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -12,7 +12,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "none": {},
     "kl": {"quantizer": "kl", "embed_dim": 4},
     "vq": {"quantizer": "vq", "n_embed": 20},
+    "vq-cosine": {"quantizer": "vq-cosine", "n_embed": 20},
     "ibq": {"quantizer": "ibq", "n_embed": 20},
+    "no quant convs": {"quantizer": "kl", "use_quant_conv": False, "use_post_quant_conv": False},
 }
 
 
@@ -68,7 +70,7 @@ def test_kl_encodes_the_mean_unless_asked_to_sample() -> None:
     torch.testing.assert_close(draws[0], posterior.mean + posterior.std * noise)
 
 
-@pytest.mark.parametrize("kind", ["vq", "ibq"])
+@pytest.mark.parametrize("kind", ["vq", "vq-cosine", "ibq"])
 def test_discrete_latents_are_rows_of_the_codebook(kind: str) -> None:
     tokenizer, images = discrete(kind), pictures()
     indices = tokenizer.indices(images)
@@ -87,11 +89,13 @@ def test_training_pass_reaches_every_parameter(kind: str) -> None:
     expected = {
         "none": set(),
         "kl": {"kl"},
+        "no quant convs": {"kl"},
         "vq": {"commitment", "codebook"},
+        "vq-cosine": {"commitment", "codebook"},
         "ibq": {"commitment", "codebook", "entropy"},
     }
     assert set(output.losses) == expected[kind]
-    assert (output.indices is None) == (kind in ("none", "kl"))
+    assert (output.indices is None) == (kind in ("none", "kl", "no quant convs"))
     (output.reconstruction.square().mean() + sum(output.losses.values())).backward()
     assert not [name for name, parameter in tokenizer.named_parameters() if parameter.grad is None]
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from latentlab import UserError
+from latentlab.tokenizers import load_tokenizer
 from latentlab.tokenizers.architecture import Architecture, read_architecture
 from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
 from latentlab.tokenizers.ldm import AttnBlock, Decoder, Downsample, Encoder, LDMConfig
@@ -44,6 +45,28 @@ def test_full_size_parameter_counts_are_the_published_ones(name: str, parameters
     assert count(published(name)) == parameters
 
 
+def test_sizes_of_the_ibq_files_are_the_published_ones() -> None:
+    """888 and 857 MB: every parameter twice, raw and averaged, in four bytes."""
+    for release, megabytes in (("imagenet256", 888), ("imagenet256-1024", 857), ("pretrain-16384", 888)):
+        with torch.device("meta"):
+            size = 8 * count(build_tokenizer(find_release("ibq", release).architecture or {}))
+        assert abs(size / 1e6 - megabytes) < 1
+
+
+def test_the_copy_of_vqgan_with_1024_codes_is_refused_by_name(tmp_path: Path) -> None:
+    """Copies on the hub of 289 MB, named after 16384 codes, have 1024."""
+    with torch.device("meta"):
+        other = build_tokenizer({**(find_release("vqgan-f16", "imagenet256").architecture or {}), "n_embed": 1024})
+    assert abs(4 * count(other) / 1e6 - 289) < 1 and abs(4 * count(published("vqgan-f16")) / 1e6 - 304) < 1
+    narrow = {"ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}
+    written = build_tokenizer(
+        {**(find_release("vqgan-f16", "imagenet256").architecture or {}), **narrow, "n_embed": 1024}
+    )
+    torch.save({"state_dict": written.state_dict()}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"quantize\.embedding\.weight is \[1024, 256\] instead of \[16384, 256\]"):
+        load_tokenizer("vqgan-f16", weights=tmp_path / "last.ckpt", architecture=narrow)
+
+
 def test_mar_as_safetensors_has_the_published_number_of_bytes() -> None:
     """The size of the published file fixes names and shapes: its header lists every key, shape and offset."""
     state = published("mar-kl16").state_dict()
@@ -64,6 +87,9 @@ def test_attention_sits_where_the_nominal_resolution_says() -> None:
     assert not [key for key in keys if key.startswith("decoder.up") and ".attn." in key]
     assert "decoder.mid.attn_1.q.weight" in keys
     assert "decoder.up.4.attn.2.q.weight" in published("va-vae").state_dict()
+    coarsest = LDMConfig(ch=32, ch_mult=(1, 1, 2), z_channels=4, resolution=64, attn_resolutions="coarsest")
+    assert [coarsest.encoder_attention(i) for i in range(3)] == [False, False, True]
+    assert [coarsest.decoder_attention(i) for i in range(3)] == [False, False, True]
     small = Encoder(
         LDMConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, resolution=32, attn_resolutions=(32,))
     )
@@ -111,8 +137,11 @@ def test_shapes_with_and_without_double_z() -> None:
             {"z_channels": 4, "quantizer": "vq", "n_embed": 8, "double_z": True},
             r"double_z=True does not go with .* 'vq'",
         ),
-        ({"z_channels": 4, "quantizer": "lfq"}, r"quantizer: .*'none', 'kl', 'vq' or 'ibq'"),
+        ({"z_channels": 4, "quantizer": "lfq"}, r"quantizer: .*'none', 'kl', 'vq', 'vq-cosine' or 'ibq'"),
         ({"z_channels": "many"}, r"z_channels: .*valid integer"),
+        ({"z_channels": 4, "embed_dim": 8, "use_quant_conv": False}, "embed_dim must equal z_channels, got 8 and 4"),
+        ({"z_channels": 4, "patch_size": 2}, "patch_size=2 needs quantizer 'kl', got 'none'"),
+        ({"z_channels": 4, "decoder_ch": 48}, "decoder_ch must be a multiple of norm_groups, got 48 and 32"),
     ],
 )
 def test_impossible_architectures_are_refused_in_one_line(fields: dict[str, Any], message: str) -> None:

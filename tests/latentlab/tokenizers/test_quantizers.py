@@ -8,13 +8,24 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from latentlab.tokenizers import quantizers
-from latentlab.tokenizers.quantizers import Codebook, DiagonalGaussian, EuclideanCodebook, IBQCodebook, entropy_loss
+from latentlab.tokenizers.quantizers import (
+    Codebook,
+    CosineCodebook,
+    DiagonalGaussian,
+    EuclideanCodebook,
+    IBQCodebook,
+    LookupFreeQuantizer,
+    entropy_loss,
+)
 
 N, C, H, W, V = 3, 8, 4, 5, 50
 
 
+KINDS = [EuclideanCodebook, CosineCodebook, IBQCodebook]
+
+
 def make(kind: Callable[[int, int], Codebook], scale: float = 1.0) -> tuple[Codebook, Tensor]:
-    """A codebook with normal codes, and features; of different lengths, so that the two rules disagree."""
+    """A codebook with normal codes, and features; of different lengths, so that the rules disagree."""
     source = torch.Generator().manual_seed(1)
     codebook = kind(V, C)
     codebook.embedding.weight.data = torch.randn(V, C, generator=source)
@@ -22,25 +33,27 @@ def make(kind: Callable[[int, int], Codebook], scale: float = 1.0) -> tuple[Code
 
 
 def exact(codebook: Codebook, features: Tensor) -> dict[str, Tensor]:
-    """Both rules cell by cell in float64."""
+    """All rules cell by cell in float64."""
     codes, cells = codebook.embedding.weight.detach().double(), features.double().permute(0, 2, 3, 1).unsqueeze(-2)
     return {
         "distance": (cells - codes).square().sum(-1).argmin(-1),
         "dot product": (cells * codes).sum(-1).argmax(-1),
+        "angle": ((cells * codes).sum(-1) / codes.norm(dim=-1) / cells.norm(dim=-1)).arccos().argmin(-1),
     }
 
 
 def test_each_codebook_follows_its_own_rule() -> None:
     found = {}
-    for kind, rule in ((EuclideanCodebook, "distance"), (IBQCodebook, "dot product")):
+    for kind, rule in zip(KINDS, ("distance", "angle", "dot product"), strict=True):
         codebook, features = make(kind)
         found[rule] = codebook.nearest(features)
         assert torch.equal(found[rule], exact(codebook, features)[rule])
         assert found[rule].dtype == torch.int64
-    assert (found["distance"] != found["dot product"]).float().mean() > 0.2
+    for one, other in (("distance", "dot product"), ("distance", "angle"), ("angle", "dot product")):
+        assert (found[one] != found[other]).float().mean() > 0.2
 
 
-@pytest.mark.parametrize("kind", [EuclideanCodebook, IBQCodebook])
+@pytest.mark.parametrize("kind", KINDS)
 def test_search_in_parts_changes_nothing(kind: type[Codebook], monkeypatch: pytest.MonkeyPatch) -> None:
     codebook, features = make(kind)
     whole = codebook.nearest(features)
@@ -48,14 +61,14 @@ def test_search_in_parts_changes_nothing(kind: type[Codebook], monkeypatch: pyte
     assert torch.equal(codebook.nearest(features), whole)
 
 
-@pytest.mark.parametrize("kind", [EuclideanCodebook, IBQCodebook])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_codes_give_the_first(kind: type[Codebook]) -> None:
     codebook, features = make(kind)
     codebook.embedding.weight.data[V // 2 :] = codebook.embedding.weight.data[: V // 2].clone()
     assert codebook.nearest(features).max() < V // 2
 
 
-@pytest.mark.parametrize("kind", [EuclideanCodebook, IBQCodebook])
+@pytest.mark.parametrize("kind", KINDS)
 def test_autocast_does_not_touch_the_search(kind: type[Codebook]) -> None:
     codebook, features = make(kind)
     with torch.autocast("cpu", torch.bfloat16):
@@ -65,12 +78,42 @@ def test_autocast_does_not_touch_the_search(kind: type[Codebook]) -> None:
     assert quantized.latents.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", [EuclideanCodebook, IBQCodebook])
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_latents_are_the_codes(kind: type[Codebook]) -> None:
     codebook, features = make(kind)
     quantized = codebook(features)
     assert torch.equal(quantized.indices, codebook.nearest(features))
     torch.testing.assert_close(quantized.latents, codebook.lookup(quantized.indices))
+
+
+def test_cosine_codes_have_length_one_whatever_is_stored() -> None:
+    codebook, features = make(CosineCodebook)
+    directions = codebook.embedding.weight.detach().double()
+    directions = (directions / directions.norm(dim=1, keepdim=True)).float()
+    assert (codebook.embedding.weight.norm(dim=1) - 1).abs().min() > 0.01
+    torch.testing.assert_close(codebook.vectors, directions)
+    indices = codebook.nearest(features)
+    torch.testing.assert_close(codebook.lookup(indices).permute(0, 2, 3, 1), directions[indices])
+    assert torch.equal(codebook.nearest(7 * features), indices)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 18])
+def test_lookup_free_codes_are_signs_and_their_numbers_binary(bits: int) -> None:
+    quantizer = LookupFreeQuantizer(bits)
+    features = torch.randn(N, bits, H, W, generator=torch.Generator().manual_seed(1))
+    features[0, 0, 0, 0] = 0
+    indices, codes = quantizer.nearest(features), quantizer.lookup(quantizer.nearest(features))
+    assert indices.shape == (N, H, W) and indices.dtype == torch.int64
+    assert torch.equal(codes, torch.where(features > 0, 1.0, -1.0))
+    for n, h, w in ((0, 0, 0), (1, 2, 3), (2, 3, 4)):
+        written = "".join("1" if value > 0 else "0" for value in reversed(features[n, :, h, w].tolist()))
+        assert indices[n, h, w] == int(written, 2)  # channel 0 is the lowest bit
+
+
+def test_lookup_free_codebook_lists_every_code_once() -> None:
+    vectors = LookupFreeQuantizer(6).vectors(torch.device("cpu"))
+    assert vectors.shape == (64, 6) and len(set(map(tuple, vectors.tolist()))) == 64
+    assert vectors[0].tolist() == [-1] * 6 and vectors[1].tolist() == [1, -1, -1, -1, -1, -1]
 
 
 def test_vq_gradient_goes_straight_through() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentlab import UserError
 from latentlab.tokenizers import build_tokenizer, load_tokenizer, zoo_entries
 from latentlab.tokenizers.autoencoder import Autoencoder
-from latentlab.tokenizers.diffusers_layout import OLD_PARTS, diffusers_names
+from latentlab.tokenizers.layouts import DIFFUSERS
 from latentlab.tokenizers.zoo import find_release
 
 NARROW = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1}
@@ -58,7 +58,7 @@ def narrow() -> Autoencoder:
 
 def to_diffusers(state: Mapping[str, Tensor], old: bool) -> dict[str, Tensor]:
     """The tensors as diffusers stores them: other names, and attention by matrices."""
-    names = diffusers_names(state, ["x.query.weight"] if old else [])
+    names = DIFFUSERS.names(state, ["x.query.weight"] if old else [])
     return {
         names[key]: tensor[:, :, 0, 0] if ".attn_1." in key and tensor.ndim == 4 else tensor
         for key, tensor in state.items()
@@ -98,12 +98,12 @@ def test_full_size_count_and_bytes_are_the_published_ones() -> None:
 
 def test_names_of_both_layouts() -> None:
     state = narrow().state_dict()
-    names = diffusers_names(state, [])
+    names = DIFFUSERS.names(state, [])
     assert {ours: names[ours] for ours in HAND_WRITTEN} == HAND_WRITTEN
     assert len(set(names.values())) == len(state)
-    old = diffusers_names(state, ["encoder.mid_block.attentions.0.query.weight"])
+    old = DIFFUSERS.names(state, ["encoder.mid_block.attentions.0.query.weight"])
     attention = {name.rsplit("attentions.0.")[1].rsplit(".", 1)[0] for name in old.values() if "attentions" in name}
-    assert attention == {"group_norm", *(part.rstrip(".") for _, part in OLD_PARTS)}
+    assert attention == {"group_norm", *(part.rstrip(".") for _, part in DIFFUSERS.dialect)}
 
 
 @pytest.mark.parametrize("layout", ["authors", "diffusers", "diffusers of 2022"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from latentlab import UserError
 from latentlab.data import open_data
@@ -52,10 +53,11 @@ def pictures(side: int = 32) -> torch.Tensor:
 
 
 def test_full_size_networks_have_the_published_numbers_of_parameters() -> None:
-    """Counted in the published files; TAESD's 1.22 M per half is what its authors state."""
+    """Counted in the published files (of the last one only in the encoder's); TAESD's are what its authors state."""
     for fields, counts in (
         ({"latent_channels": 32, "pooled": True}, (1_338_528, 1_338_499)),
         ({"latent_channels": 4}, (1_222_532, 1_222_531)),
+        ({"latent_channels": 32, "downsampling": 32}, (1_256_288, 8_301_763)),
     ):
         config = TinyArchitecture(**fields)
         found = [sum(p.numel() for p in build(config).parameters()) for build in (build_encoder, build_decoder)]
@@ -72,6 +74,20 @@ def test_layers_are_numbered_as_published() -> None:
     for state, keys in zip((encoder, decoder), without_bias, strict=True):
         assert all(key in state and key.replace("weight", "bias") not in state for key in keys)
     assert encoder["14.weight"].shape == (32, 8, 3, 3) and decoder["19.weight"].shape == (3, 8, 3, 3)
+
+
+def test_layers_of_the_one_that_shrinks_images_32_times() -> None:
+    """TAESANA: encoder layers have the numbers of the published file; the decoder starts at four times the width."""
+    config = TinyArchitecture(latent_channels=32, downsampling=32, **NARROW)
+    encoder, decoder = build_encoder(config).state_dict(), build_decoder(config).state_dict()
+    assert encoder["0.weight"].shape == (4, 3, 3, 3) and encoder["2.weight"].shape == (8, 4, 3, 3)
+    assert [key for key in encoder if key.endswith("conv.0.weight")] == [
+        f"{i}.conv.0.weight" for i in (4, 6, 7, 8, 10, 11, 12, 14, 15, 16)
+    ]
+    assert "5.bias" not in encoder and encoder["17.weight"].shape == (32, 8, 3, 3)
+    widths = [decoder[f"{i}.weight"].shape[:2] for i in (1, 7, 12, 17, 22, 27)]
+    assert widths == [(32, 32), (16, 32), (8, 16), (8, 8), (8, 8), (8, 8)]
+    assert decoder["29.weight"].shape == (3, 8, 3, 3)
 
 
 def test_pooled_block_is_the_published_arithmetic() -> None:
@@ -109,11 +125,40 @@ def test_folder_or_either_file_loads_both_halves(folder: Path, given: str) -> No
     assert len(spec.weights_sha256 or "") == 64 and not any(p.requires_grad for p in tokenizer.parameters())
 
 
-@pytest.mark.parametrize(("name", "channels"), [("taesd", 4), ("taesd3", 16), ("taef1", 16)])
+@pytest.mark.parametrize(("name", "channels"), [("taesd", 4), ("taesdxl", 4), ("taesd3", 16), ("taef1", 16)])
 def test_the_rest_of_the_family_loads_too(folder: Path, name: str, channels: int) -> None:
     write_published(folder, name, latent_channels=channels)
     tokenizer = load_tokenizer(name, weights=folder, architecture=NARROW)
     assert tokenizer.encode(pictures()).shape == (2, channels, 4, 4)
+
+
+def test_taesana_shrinks_images_32_times(folder: Path) -> None:
+    write_published(folder, "taesana", latent_channels=32, downsampling=32)
+    tokenizer = load_tokenizer("taesana", weights=folder, architecture=NARROW)
+    latents = tokenizer.encode(pictures(64))
+    assert latents.shape == (2, 32, 2, 2) and tokenizer.decode(latents).shape == (2, 3, 64, 64)
+    with pytest.raises(UserError, match="sides must be multiples of 32"):
+        tokenizer.encode(pictures(48))
+
+
+@pytest.mark.parametrize("given", ["", "taef1.safetensors"])
+def test_one_file_with_both_halves(folder: Path, given: str) -> None:
+    """As on the hub: ``layers`` in every name, and the decoder's first layer, which has no weights, is not counted."""
+    halves = write_published(folder, "taef1", latent_channels=16)
+    tensors = {f"encoder.layers.{key}": tensor for key, tensor in halves["encoder"].state_dict().items()}
+    for key, tensor in halves["decoder"].state_dict().items():
+        number, _, rest = key.partition(".")
+        tensors[f"decoder.layers.{int(number) - 1}.{rest}"] = tensor
+    for file in folder.glob("*.pth"):
+        file.unlink()
+    file = folder / (given or "diffusion_pytorch_model.safetensors")
+    save_file(tensors, file)
+    tokenizer = load_tokenizer("taef1", weights=folder / given, architecture=NARROW)
+    latents = tokenizer.encode(pictures())
+    with torch.no_grad():
+        torch.testing.assert_close(latents, halves["encoder"]((pictures() + 1) / 2))
+        torch.testing.assert_close(tokenizer.decode(latents), halves["decoder"](latents).clamp(0, 1) * 2 - 1)
+    assert tokenizer.spec.weights_sha256 == file_sha256(file)
 
 
 def test_the_hash_covers_both_files(folder: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentlab import UserError
+from latentlab.cli.main import app
 from latentlab.tokenizers import (
     Tokenizer,
     build_tokenizer,
@@ -21,7 +24,9 @@ from latentlab.tokenizers import (
 )
 from latentlab.tokenizers.architecture import read_architecture
 from latentlab.tokenizers.families import FAMILIES
+from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.zoo import ENTRY_POINTS, ZOO
+from latentlab.weights import WeightFile
 
 TINY = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 4}
 EMBEDDED = [
@@ -69,6 +74,35 @@ def test_every_release_can_be_listed() -> None:
         entry = entries[key]
         assert (entry.kind, entry.latent_shape, entry.codebook_size) == expected
         assert entry.licence and entry.source and entry.source.filename and not entry.present
+
+
+def test_sizes_are_those_published_else_those_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact where all are known, rounded where that is all there is, unknown else; configuration files do not count."""
+
+    def size(*files: WeightFile) -> tuple[int | None, str]:
+        release = Release("r", "MIT", files[0], {"latent_channels": 4}, companions=files[1:], family="taesd")
+        monkeypatch.setitem(ZOO, "toy", (release,))
+        entry = next(entry for entry in zoo_entries() if entry.name == "toy")
+        return entry.size, entry.size_text
+
+    config = WeightFile("lab/toy", "config.json")
+    first, second = (WeightFile("lab/toy", name, size=1_500_000) for name in ("a.pth", "b.pth"))
+    assert size(first, second, config) == (3_000_000, "3.0 MB")
+    rounded = WeightFile("lab/toy", "c.pth", megabytes=888)
+    assert size(rounded, config) == (None, "about 888 MB") and size(first, rounded) == (None, "about 890 MB")
+    assert size(WeightFile("lab/toy", "d.pth")) == (None, "")
+    rounded.path.parent.mkdir(parents=True)
+    rounded.path.write_bytes(bytes(777))
+    assert size(rounded) == (777, "0.0 MB")
+
+
+def test_the_page_of_tokenizers_is_up_to_date() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    page = runpy.run_path(str(docs / "make_tokenizers.py"))["page"]
+    text = (docs / "tokenizers.md").read_text()
+    assert page(text) == text, "run `make cards`"
+    for command in re.findall(r"^    latentlab (fetch|convert|encode) ", text, re.MULTILINE):
+        assert command in {c.name or c.callback.__name__ for c in app.registered_commands}
 
 
 def test_listing_imports_no_torch() -> None:

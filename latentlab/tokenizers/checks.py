@@ -1,0 +1,30 @@
+"""What every tokenizer asks of its input, each in one clear line."""
+
+from torch import Tensor
+
+from latentlab.errors import UserError
+
+
+def check_images(images: Tensor, name: str, channels: int = 3, factor: int = 1) -> None:
+    """Raise `UserError` unless ``images`` is a float batch [n,channels,H,W] whose sides are multiples of ``factor``."""
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        raise UserError(
+            f"images must be a float batch [n,{channels},H,W] in [-1,1], got {images.dtype} {list(images.shape)}"
+        )
+    height, width = images.shape[2:]
+    if height % factor or width % factor or not height or not width:
+        raise UserError(f"images of {height}x{width} pixels do not fit '{name}': sides must be multiples of {factor}")
+
+
+def check_latents(latents: Tensor, channels: int) -> None:
+    """Raise `UserError` unless ``latents`` is [n,channels,h,w]."""
+    if latents.ndim != 4 or latents.shape[1] != channels:
+        raise UserError(f"latents must be [n,{channels},h,w], got shape {list(latents.shape)}")
+
+
+def check_indices(indices: Tensor, size: int) -> None:
+    """Raise `UserError` unless ``indices`` is an integer grid [n,h,w] of numbers below ``size``."""
+    if indices.ndim != 3 or indices.is_floating_point():
+        raise UserError(f"indices must be integers [n,h,w], got {indices.dtype} {list(indices.shape)}")
+    if indices.numel() and (indices.min() < 0 or indices.max() >= size):
+        raise UserError(f"indices must lie in 0..{size - 1}, got {indices.min()}..{indices.max()}")
