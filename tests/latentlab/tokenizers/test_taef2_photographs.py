@@ -11,7 +11,7 @@ from latentlab import open_data
 from latentlab.data import ImageSet
 from latentlab.encoding import encode_images
 from latentlab.pixels import to_unit_range
-from latentlab.quality.fidelity import psnr, ssim
+from latentlab.quality.fidelity import image_scores, psnr, to_uint8
 from latentlab.quality.perceptual import perceptual_distance
 from latentlab.tokenizers import Tokenizer, load_tokenizer
 
@@ -48,18 +48,22 @@ def sides(
     ]
 
 
+def scores_of(decoded: Tensor, x: Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        scores = image_scores(to_uint8(decoded), to_uint8(x), perceptual_distance("st_lpips"))
+    return {name: float(values.mean()) for name, values in scores.items()}
+
+
 def test_photographs_come_back(sides: list[tuple[Tensor, Tensor]]) -> None:
     """28.9 dB, SSIM 0.86 and ST-LPIPS 0.023 over 20 of these images; the mirrored ones come back as well as the others."""
-    distance = perceptual_distance("st_lpips")
     for x, decoded in sides:
-        with torch.no_grad():
-            scores = [float(score(decoded, x).mean()) for score in (psnr, ssim, distance)]
-        assert 25 < scores[0] < 33 and scores[1] > 0.75 and scores[2] < 0.05
+        found = scores_of(decoded, x)
+        assert 25 < found["psnr"] < 33 and found["ssim"] > 0.75 and found["st_lpips"] < 0.05
 
 
 def test_the_scores_notice_what_goes_wrong_in_practice(sides: list[tuple[Tensor, Tensor]]) -> None:
     """Swapped colours, a wrong pixel range and a mirrored image each cost more than 5 dB."""
     x, decoded = sides[0]
-    whole = psnr(decoded, x).mean()
+    whole = psnr(to_uint8(decoded), to_uint8(x)).mean()
     for wrong in (decoded.flip(1), (decoded + 1) / 2, decoded.flip(3)):
-        assert psnr(wrong, x).mean() < whole - 5
+        assert psnr(to_uint8(wrong), to_uint8(x)).mean() < whole - 5
