@@ -154,7 +154,7 @@ def samplers(device: torch.device, letter: str) -> dict[str, Sampler]:
         "SiT-B/2": lambda n: sample_flow(sit, label, FlowSamplerSettings(steps=n, cfg_scale=1.5)),
         "DiT-B/2": lambda n: sample_ddpm(dit, label, DdpmSamplerSettings(steps=n, cfg_scale=1.5)),
         "DiT-B/2, unguided": lambda n: sample_ddpm(dit, label, DdpmSamplerSettings(steps=n, cfg_scale=1.0)),
-        "eMIGM-B": lambda n: sample_masked(masked, label, MaskedSamplerSettings(steps=n, head_clip=4.0)),
+        "eMIGM-B": lambda n: sample_masked(masked, label, MaskedSamplerSettings(steps=n)),
     }
 
 

@@ -22,9 +22,9 @@ class DataConfig(Strict):
     validation: str | None = None
     """Held-out images; their loss is logged."""
     store: Path | None = None
-    """Folder that `latentlab encode` wrote, instead of ``train``."""
+    """Folder that `latentlab encode` wrote, instead of ``train``; with ``--flip`` it holds the mirrored images too."""
     mirrored_store: Path | None = None
-    """The same images mirrored, instead of ``mirror`` with ``train``."""
+    """The same images mirrored, where they lie in a folder of their own."""
     validation_store: Path | None = None
     image_size: PositiveInt | None = None
     limit: PositiveInt | None = None

@@ -46,6 +46,8 @@ def open_stores(
     if data.mirrored_store is not None or (data.mirror and images is not None):
         mirrored = None if images is None else MirroredImages(images)
         train.append(_store(tokenizer, mirrored, data.mirrored_store, device, dtype))
+    elif data.mirror and train[0].has_mirrored:  # encoded with --flip
+        train.append(train[0].mirrored())
     validation = None
     if data.validation is not None or data.validation_store is not None:
         others = None

@@ -42,7 +42,7 @@ def affine_of(store: LatentStore, tokenizer: Tokenizer, normalisation: Normalisa
     """Return the normalisation of a data set: by its own channel statistics, or the tokenizer's published shift and scale.
 
     Raises:
-        UserError: a channel that does not vary.
+        UserError: a channel that does not vary, or latents that are not finite (`Latents.moments`).
     """
     if normalisation == "tokenizer":
         return Affine(tokenizer.spec.shift, tokenizer.spec.scale)
@@ -88,11 +88,23 @@ class LatentSet:
         self.n, self.labels = first.n, torch.from_numpy(first.labels)
 
     def take(self, images: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised latents [b,c,h,w] or [b,l,c], float32, and labels [b] of ``images`` [b]."""
+        """Return normalised latents [b,c,h,w] or [b,l,c], float32, and labels [b] of ``images`` [b].
+
+        Raises:
+            UserError: latents that are not finite.
+        """
         taken = self._of(0, images)
         if len(self._stores) == 2 and mirrored.any():
             taken[mirrored] = self._of(1, images[mirrored])
         return self.affine.normalise(taken), self.labels[images]
 
     def _of(self, side: int, images: Tensor) -> Tensor:
-        return tokenizer_layout(self._stores[side].take(images.numpy())).contiguous()
+        taken = tokenizer_layout(self._stores[side].take(images.numpy())).contiguous()
+        finite = taken.flatten(1).isfinite().all(1)
+        if not finite.all():
+            number = int(images[~finite][0])
+            copy = " (mirrored)" if side else ""
+            raise UserError(
+                f"{self._stores[side].path}: the latent of image {number}{copy} is NaN or infinite: encode again in float32"
+            )
+        return taken

@@ -41,7 +41,7 @@ class MaskedConfig(LatentShape):
     null_token: Literal["mask_token", "own"] = "mask_token"
     """What stands for "no class": the mask token (CFG with mask) or an embedding of its own."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """In attention and after the layers of each block; the released training code has 0.1, the paper does not speak of it."""
+    """In attention and after the layers of each block; eMIGM's released training code has 0.1, its paper does not speak of it."""
 
     # Diffusion head, for continuous latents
     head_depth: PositiveInt = 6
@@ -119,12 +119,19 @@ SIZES: dict[str, dict[str, Any]] = {
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "emigm": {},
-    "maskgit": {"schedule": "cosine", "masking": "exact", "t_min": 0.0, "mae": False, "null_token": "own"},
-    "mar": {"schedule": "cosine", "masking": "exact", "t_min": 0.0, "null_token": "own"},
+    "maskgit": {
+        "schedule": "cosine", "masking": "exact", "t_min": 0.0, "mae": False, "class_tokens": 1, "null_token": "own",
+    },
+    "mar": {"schedule": "linear", "masking": "exact", "t_min": 0.7, "null_token": "own", "dropout": 0.1},
     "mdm": {"schedule": "linear", "weighting": "mdm", "t_min": 0.0, "mae": False, "null_token": "own"},
-}
+}  # fmt: skip
 """What each family fixes, as differences from the defaults. MaskGIT and MDM are of codes, MAR of continuous latents, eMIGM of
-either: ``vocab_size`` says which."""
+either: ``vocab_size`` says which.
+
+MaskGIT (arXiv 2202.04200): ceil(l cos(pi/2 r)) tokens masked, r uniform in (0,1); one encoder, one class token. MAR (arXiv
+2406.11838): a share of the tokens drawn from [0.7, 1] (here uniformly; its released code prefers shares near 1), a masked
+autoencoder with 64 class tokens, dropout. MDM (arXiv 2406.04329): each token by itself, the linear schedule, the weight 1/t that
+makes the loss a bound on the likelihood."""
 
 
 def sized(name: str, family: str = "emigm", **overrides: Any) -> MaskedConfig:

@@ -111,8 +111,11 @@ class MaskedTransformer(nn.Module):
         return self._run(self.blocks[encoders:], x)
 
     def _run(self, blocks: Iterable[nn.Module], x: Tensor, attended: Tensor | None = None) -> Tensor:
+        recompute = self.recompute
+        if recompute == "cheap" and self.config.dropout:
+            recompute = "blocks"  # attention that is kept would not draw its numbers again, and what follows others
         for block in blocks:
-            x = run_block(block, self.recompute, x, attended)
+            x = run_block(block, recompute, x, attended)
         return x
 
     def to_tokens(self, latents: Tensor) -> Tensor:

@@ -176,19 +176,17 @@ class _Walk:
 
     def _draw(self, step: int, given: Condition, drawn: Tensor) -> Tensor:
         """Return tokens [m] or [m,d] for the places ``drawn`` [n,l]."""
-        with self._model.autocast():
-            return self._draw_codes(step, given, drawn)[0] if self._codes else self._draw_continuous(step, given, drawn)
-
-    @property
-    def _codes(self) -> bool:
-        return isinstance(self._model.head, CategoricalHead)
+        codes = isinstance(self._model.head, CategoricalHead)
+        return self._draw_codes(step, given, drawn)[0] if codes else self._draw_continuous(step, given, drawn)
 
     def _draw_codes(self, step: int, given: Condition, drawn: Tensor) -> tuple[Tensor, Tensor]:
         head = self._model.head
         assert isinstance(head, CategoricalHead)
-        return head.sample(given, self._settings.temperature, self._uniform("tokens", step)[drawn])
+        with self._model.autocast():
+            return head.sample(given, self._settings.temperature, self._uniform("tokens", step)[drawn])
 
     def _draw_continuous(self, step: int, given: Condition, drawn: Tensor) -> Tensor:
+        """Return tokens [m,d]; without autocast: a rounding error of predicted noise counts 160 times in the data."""
         head, shape = self._model.head, self.tokens.shape[1:]
         assert isinstance(head, DiffusionHead)
 
@@ -200,8 +198,7 @@ class _Walk:
     def _reveal_most_confident(self, step: int, z: Tensor, null: Tensor | None, weight: float) -> None:
         """Draw a code for every masked token and keep those with the largest log probability plus noise (MaskGIT)."""
         given = Condition(z[self.masked], None if null is None else null[self.masked], weight)
-        with self._model.autocast():
-            codes, log_probabilities = self._draw_codes(step, given, self.masked)
+        codes, log_probabilities = self._draw_codes(step, given, self.masked)
         gumbel = -torch.log(-torch.log(self._uniform("confidence", step)[self.masked]))
         scale = self._settings.confidence_noise * (1 - (step + 1) / self._settings.steps)
         confidence = torch.full(self.masked.shape, torch.inf, device=z.device)  # revealed tokens stay so

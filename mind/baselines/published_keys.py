@@ -49,8 +49,8 @@ def told_by_shapes(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> dict[st
 
     Args:
         shapes: published name -> shape. Where a tensor is absent its field is left out: which one is missing is said elsewhere.
-        kind: decides between sinusoids with and without rotations where a file holds no rotary tables (older LightningDiTs
-            rebuild them).
+        kind: what the file holds. A LightningDiT without rotary tables may have been trained without rotations, or lost the
+            tables, which can be computed: its position is not told.
     """
     told: dict[str, Any] = {"kind": kind}
     patch = shapes.get(PATCH, ())
@@ -68,14 +68,16 @@ def told_by_shapes(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> dict[st
 
 
 def _parts(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> dict[str, Any]:
-    rotary = ROTARY_TABLES[0] in shapes or kind == "lightningdit"
-    added = POSITIONS in shapes
-    return {
+    parts: dict[str, Any] = {
         "ffn": "swiglu" if "blocks.0.mlp.w12.weight" in shapes else "mlp",
         "norm": "rmsnorm" if "blocks.0.norm1.weight" in shapes else "layernorm",
         "qk_norm": "blocks.0.attn.q_norm.weight" in shapes,
-        "position": ("both" if added else "rope") if rotary else "sinusoidal",
     }
+    if ROTARY_TABLES[0] in shapes:
+        parts["position"] = "both" if POSITIONS in shapes else "rope"
+    elif kind != "lightningdit":
+        parts["position"] = "sinusoidal"
+    return parts
 
 
 def heads(shapes: Mapping[str, tuple[int, ...]], told: Mapping[str, Any]) -> int | None:

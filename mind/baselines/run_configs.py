@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from latentlab.configuration import read_config, shipped_configs
+from latentlab.files import first_problem
 from mind.baselines.ddpm_objective import DdpmLoss
 from mind.baselines.flow import FlowLoss, flow_loss
 from mind.baselines.latents import Normalisation
@@ -39,6 +40,14 @@ class FlowRun(LatentRun):
     flow: dict[str, Any] = Field(default_factory=dict)
     """Fields of `FlowLoss` that differ from what the kind was published with."""
 
+    @model_validator(mode="after")
+    def _loss_exists(self) -> Self:
+        try:
+            flow_loss(self.kind, **self.flow)
+        except ValidationError as error:
+            raise ValueError(f"flow.{first_problem(error)}") from error
+        return self
+
     @property
     def loss(self) -> FlowLoss:
         """Which times, and the terms of the loss."""
@@ -57,9 +66,17 @@ class MaskedRun(LatentRun):
 
     kind: Literal["emigm"]
     family: Literal["emigm", "maskgit", "mar", "mdm"] = "emigm"
-    """Which published masking, loss and sampler."""
+    """Which published masking, loss and sampler: `masked_config.FAMILIES`, `masked_settings.FAMILY_SAMPLERS`."""
     codes: bool = False
     """Learn the ids of a discrete tokenizer instead of continuous latents."""
+
+    @model_validator(mode="after")
+    def _family_of_codes_or_not(self) -> Self:
+        if self.family in ("maskgit", "mdm") and not self.codes:
+            raise ValueError(f"family {self.family} is of codes: set codes=true, data.tokenizer to a discrete one")
+        if self.family == "mar" and self.codes:
+            raise ValueError("family mar is of continuous latents: leave codes out, or choose family maskgit")
+        return self
 
 
 def transformer_of(config: FlowRun | DdpmRun, shape: tuple[int, ...]) -> TransformerConfig:

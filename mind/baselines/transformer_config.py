@@ -15,7 +15,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PARTS: dict[Kind, dict[str, Any]] = {
     "sit": {},
     "dit": {"learn_sigma": True},
-    "lightningdit": {"position": "both", "norm": "rmsnorm", "ffn": "swiglu", "qk_norm": True},
+    "lightningdit": {"position": "rope", "norm": "rmsnorm", "ffn": "swiglu", "qk_norm": True},
 }
 """What a kind takes where nothing else is said, as differences from the defaults of `TransformerConfig`."""
 
@@ -38,9 +38,10 @@ class TransformerConfig(LatentShape):
     """Whether there are twice as many channels out: the second half is DDPM's variance. The published SiT has them and ignores
     them."""
     qk_norm: bool = False
-    """Normalise queries and keys of every head."""
+    """Normalise queries and keys of every head. On for LightningDiT, for stability; its released XL model was trained without."""
     position: Literal["sinusoidal", "rope", "both"] = "sinusoidal"
-    """Fixed sinusoids added to the tokens, rotations of queries and keys, or both (the released LightningDiT)."""
+    """Fixed sinusoids added to the tokens (DiT, SiT), or rotations of queries and keys (LightningDiT as arXiv 2606.03578 and
+    2502.03444 train it). ``both``: the released code of LightningDiT adds the sinusoids as well; its checkpoints have them."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     ffn: Literal["mlp", "swiglu"] = "mlp"
 

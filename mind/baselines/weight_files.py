@@ -77,6 +77,11 @@ def read_baseline_header(path: Path) -> BaselineHeader:
     Raises:
         UserError: missing or damaged file, or not one of these.
     """
+    if path.suffix in (".pt", ".pth", ".ckpt") and path.is_file():
+        raise UserError(
+            f"{path} is a torch checkpoint, not a file that `latentlab train` exported: mind.baselines.load_published reads "
+            "those of the authors of SiT, DiT and LightningDiT"
+        )
     metadata = read_metadata(path)
     try:
         affine = json.loads(metadata["affine"])

@@ -148,6 +148,25 @@ def test_temperature_scales_the_noise_of_ddpm_steps(head: DiffusionHead) -> None
     assert not torch.equal(sample(1.0, 1), sample(1.0, 2))
 
 
+class CarelessHead(ExactHead):
+    """Like a head after a few hundred steps: it errs by 0.08 (root mean square), and never says noise beyond 3."""
+
+    def forward(self, x: Tensor, step: Tensor, z: Tensor) -> Prediction:
+        said = super().forward(x, step, z)
+        return said._replace(eps=said.eps.clamp(-3, 3) + 0.08 * math.sqrt(2) * torch.cos(40 * x))
+
+
+@pytest.mark.parametrize("fields", [{}, {"head_sampler": "ddpm", "head_steps": 50}])
+def test_errors_at_high_noise_are_limited_unless_that_is_off(fields: dict[str, Any]) -> None:
+    n, z = 500, Condition(torch.full((500, 8), MEAN))
+    limited, free = (
+        float(CarelessHead(CONFIG).sample(z, MaskedSamplerSettings(**fields, **clip), draws(n)).std())
+        for clip in ({}, {"head_clip": None})
+    )
+    assert 0.9 * DEVIATION < limited < 1.3 * DEVIATION
+    assert free > 4 * DEVIATION
+
+
 def test_ddpm_estimates_are_clipped() -> None:
     """With all noise said to be nothing and one step, the data are the first state over sqrt(abar), 20,000 times it: clipped."""
     z, settings = torch.zeros(4, 8), MaskedSamplerSettings(head_sampler="ddpm", head_steps=1, head_clip=3.0)

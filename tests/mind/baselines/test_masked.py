@@ -11,6 +11,7 @@ from latentlab.errors import UserError
 from mind import noise
 from mind.baselines.masked import draw_mask, masked_count, masked_share, mdm_weight, ranks
 from mind.baselines.masked_config import FAMILIES, MaskedConfig, MaskSchedule, read_config_fields, sized
+from mind.baselines.masked_objective import draw_noise
 from mind.baselines.masked_settings import FAMILY_SAMPLERS, MaskedSamplerSettings
 
 SCHEDULES = get_args(MaskSchedule)
@@ -110,15 +111,59 @@ def test_shapes_that_do_not_fit_are_refused(fields: dict[str, Any], message: str
         read_config_fields(fields)
 
 
-def test_families_are_configurations_of_one_model() -> None:
-    maskgit = sized("emigm-b", "maskgit", vocab_size=1024)
-    assert (maskgit.schedule, maskgit.masking, maskgit.weighting, maskgit.mae) == ("cosine", "exact", "one", False)
-    mdm = sized("emigm-b", "mdm", vocab_size=1024)
-    assert (mdm.schedule, mdm.masking, mdm.weighting, mdm.t_min) == ("linear", "independent", "mdm", 0.0)
-    mar = sized("emigm-b", "mar")
-    assert (mar.masking, mar.mae, mar.vocab_size) == ("exact", True, None)
-    emigm = sized("emigm-b")
-    assert (emigm.schedule, emigm.masking, emigm.weighting, emigm.t_min) == ("exp", "independent", "one", 0.2)
+def masks_of(config: MaskedConfig, images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return training times and masks of a model."""
+    drawn = draw_noise(config, 0, "train", torch.arange(images), 0)
+    return drawn.t, draw_mask(config.masking, masked_share(config.schedule, drawn.t), drawn.places)
+
+
+def test_emigm_masks_each_token_by_itself_with_weight_one() -> None:
+    config = sized("emigm-b", in_channels=1, head_copies=1)
+    assert (config.weighting, config.mae, config.null_token) == ("one", True, "mask_token")
+    t, masks = masks_of(config)
+    assert 0.2 <= float(t.min()) < 0.22
+    shares = 1 - torch.exp(-5 * t)
+    deviation = (masks.float().mean(1) - shares) / (shares * (1 - shares) / 256).sqrt()
+    assert float(deviation.abs().max()) < 5 and 0.8 < float(deviation.std()) < 1.2  # binomial, not exact
+
+
+def test_maskgit_masks_the_count_of_its_cosine() -> None:
+    """n = ceil(cos(pi/2 r) l) tokens for uniform r (arXiv 2202.04200, section 3.2); here r = 1-t."""
+    config = sized("emigm-b", "maskgit", vocab_size=1024)
+    assert (config.weighting, config.mae, config.class_tokens) == ("one", False, 1)
+    t, masks = masks_of(config)
+    assert float(t.min()) < 0.02
+    counts = [math.ceil(256 * math.cos(math.pi / 2 * (1 - float(time)))) for time in t]
+    assert masks.sum(1).tolist() == counts
+
+
+def test_mar_masks_seven_tenths_or_more() -> None:
+    """A masking ratio in [0.7, 1.0] (arXiv 2406.11838, section 4.2)."""
+    config = sized("emigm-b", "mar", in_channels=1, head_copies=1)
+    assert (config.weighting, config.mae, config.vocab_size, config.class_tokens) == ("one", True, None, 64)
+    t, masks = masks_of(config)
+    counts = masks.sum(1)
+    assert 0.7 * 256 <= int(counts.min()) < 0.72 * 256 and int(counts.max()) > 0.98 * 256
+    assert torch.equal(counts, torch.ceil(256 * t.double()).long())
+
+
+def test_mdm_weighs_linear_times_by_their_inverse() -> None:
+    config = sized("emigm-b", "mdm", vocab_size=1024)
+    assert (config.schedule, config.masking, config.weighting, config.t_min) == ("linear", "independent", "mdm", 0.0)
+    t, masks = masks_of(config)
+    torch.testing.assert_close(mdm_weight("linear", t), 1 / t.double())
+    assert abs(float((masks.float().mean(1) - t).mean())) < 0.01
+
+
+def test_families_are_sampled_as_published() -> None:
+    chosen = {family: MaskedSamplerSettings(**fields) for family, fields in FAMILY_SAMPLERS.items()}
+    emigm, maskgit, mar, mdm = (chosen[family] for family in ("emigm", "maskgit", "mar", "mdm"))
+    assert (emigm.reveal, emigm.head_sampler) == ("independent", "dpm_solver")
+    assert (emigm.cfg_t_min, emigm.cfg_t_max, emigm.cfg_schedule) == (0.1, 0.3, "constant")
+    assert (maskgit.reveal, maskgit.steps, maskgit.confidence_noise) == ("confidence", 8, 4.5)
+    assert (mar.reveal, mar.schedule, mar.steps, mar.cfg_schedule) == ("random", "cosine", 64, "linear")
+    assert (mar.head_sampler, mar.head_steps, mar.temperature) == ("ddpm", 100, 1.0)
+    assert (mdm.reveal, mdm.schedule) == ("independent", None)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,18 @@ def test_dropout_is_of_the_step_not_of_what_ran_before() -> None:
     assert not torch.equal(first, target(data, LABELS, drawn)["loss"].detach())
 
 
+@pytest.mark.parametrize("recompute", ["cheap", "blocks"])
+def test_recomputed_blocks_drop_the_same_numbers(recompute: Any) -> None:
+    target, data, gradients = objective(CODES, dropout=0.5), codes(), []
+    for chosen in ("nothing", recompute):
+        target.model.recompute = chosen
+        target.zero_grad()
+        target(data, LABELS, target.draw(0, "train", PLACES, 0))["loss"].backward()
+        gradients.append([p.grad.clone() for p in target.model.parameters() if p.grad is not None])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
 def test_an_image_without_masked_tokens_costs_nothing() -> None:
     target = objective(CODES, average="masked")
     drawn = MaskedNoise(torch.full((6,), 1e-6), torch.full((6, 4), 0.5), None, None, 0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from latentlab.errors import UserError
 from mind import noise
 from mind.baselines.categorical_head import CategoricalHead
+from mind.baselines.diffusion_head import DiffusionHead, Prediction
 from mind.baselines.masked import masked_share
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_network import MaskedTransformer
@@ -205,6 +206,24 @@ def test_continuous_latents_have_the_shape_of_the_model(head_sampler: Any) -> No
     assert samples.latents.isfinite().all()
     assert samples.evaluations == 3
     assert samples.times.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
+
+
+class Told(DiffusionHead):
+    """Tells whether it ran under autocast."""
+
+    low: list[bool]
+
+    def forward(self, x: Tensor, step: Tensor, z: Tensor) -> Prediction:
+        self.low.append(torch.is_autocast_enabled("cpu") or z.dtype != torch.float32)
+        return super().forward(x, step, z)
+
+
+def test_latents_are_drawn_in_float32_whatever_the_network_computes_in() -> None:
+    model = tiny(LATENTS).set_precision("autocast")
+    model.head = Told(model.config)
+    model.head.low = []
+    sample_masked(model, LABELS, settings(head_steps=2, steps=2, cfg_scale=2.0, cfg_t_max=1.0))
+    assert model.head.low and not any(model.head.low)
 
 
 def test_steps_are_told_as_they_end() -> None:

@@ -93,11 +93,18 @@ def test_names_and_shapes_are_the_published_ones(tmp_path: Path) -> None:
     assert light == {name: shape for name, shape in {**NAMES, **LIGHT}.items() if ".mlp.fc" not in name}
 
 
-@pytest.mark.parametrize("kind", ["sit", "dit", "lightningdit"])
-def test_out_and_back(kind: Any, tmp_path: Path) -> None:
-    model = model_of(kind)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("sit", {}), ("dit", {}), ("sit", {"qk_norm": True}),
+        ("lightningdit", {}), ("lightningdit", {"position": "both"}), ("lightningdit", {"qk_norm": False}),
+    ],
+)  # fmt: skip
+def test_out_and_back(kind: Any, fields: dict[str, Any], tmp_path: Path) -> None:
+    model = model_of(kind, **fields)
     export_published(model, tmp_path / "out.pt")
-    back = load_published(tmp_path / "out.pt", kind, **({} if kind == "lightningdit" else {"heads": 2}))
+    told = kind == "lightningdit" or model.config.qk_norm
+    back = load_published(tmp_path / "out.pt", kind, **({} if told else {"heads": 2}))
     assert back.config == model.config
     assert same(model, back)
     assert not back.training and not any(p.requires_grad for p in back.parameters())
@@ -130,12 +137,17 @@ def test_half_precision_and_safetensors(tmp_path: Path) -> None:
     assert {p.dtype for p in back.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["dit-xl", "sit-b", "lightningdit-l"])
-def test_shapes_of_published_sizes_tell_all(name: str) -> None:
-    config = sized(name)
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("dit-xl", {}), ("sit-b", {}), ("lightningdit-l", {}), ("lightningdit-xl", {"position": "both"})],
+)
+def test_shapes_of_published_sizes_tell_all(name: str, fields: dict[str, Any]) -> None:
+    config = sized(name, **fields)
     with torch.device("meta"):
         model = LatentTransformer(config)
     shapes = {published_name(own): tuple(tensor.shape) for own, tensor in model.state_dict().items()}
+    if config.kind == "lightningdit":
+        shapes |= {f"feat_rope.freqs_{half}": (256, config.head_dim) for half in ("cos", "sin")}
     shapes["x_embedder.proj.weight"] = (config.width, 4, 2, 2)
     told = told_by_shapes(shapes, config.kind)
     assert TransformerConfig(**told, heads=heads(shapes, told)) == config
@@ -154,17 +166,58 @@ def test_missing_extra_and_reshaped_weights_are_named(tmp_path: Path) -> None:
         assert part in str(problem.value)
 
 
+def test_what_a_file_lacks_is_named_even_when_it_is_what_shapes_are_told_by(tmp_path: Path) -> None:
+    state = exported(model_of("dit"), tmp_path)
+    without = {name: tensor for name, tensor in state.items() if name != "pos_embed"}
+    with pytest.raises(UserError, match=r"1 missing \(pos_embed\)$"):
+        load_published(written(without, tmp_path), "dit", heads=2)
+    other = {"encoder.weight": torch.zeros(2), "decoder.weight": torch.zeros(3)}
+    with pytest.raises(UserError, match=r"missing \(.*x_embedder.*; 2 unexpected \(encoder.weight, decoder.weight\)"):
+        load_published(written(other, tmp_path), "sit")
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    state = exported(model_of("dit"), tmp_path)
+    state["blocks.1.attn.proj.bias"][3] = torch.nan
+    with pytest.raises(UserError, match=r"NaN or infinite weights \(blocks.1.attn.proj.bias\)"):
+        load_published(written(state, tmp_path), "dit", heads=2)
+
+
+def test_rotary_tables_tell_a_lightningdit(tmp_path: Path) -> None:
+    model = model_of("lightningdit", position="both")
+    state = exported(model, tmp_path)
+    with pytest.raises(UserError, match="holds rotary tables, as a LightningDiT has them"):
+        load_published(written(state, tmp_path), "dit")
+    bare = written({name: tensor for name, tensor in state.items() if "feat_rope" not in name}, tmp_path)
+    with pytest.raises(UserError, match="holds no rotary tables"):
+        load_published(bare, "lightningdit")
+    assert same(load_published(bare, "lightningdit", position="both"), model)
+    plain = load_published(bare, "lightningdit", position="sinusoidal")  # trained with use_rope: false
+    assert plain.config.position == "sinusoidal" and not same(plain, model)
+
+
+def test_rotations_alone_are_written_with_positions_of_zero(tmp_path: Path) -> None:
+    """The authors' code always adds positions: zeros leave what it computes as it is here."""
+    model = model_of("lightningdit")
+    assert model.config.position == "rope"
+    state = exported(model, tmp_path)
+    assert state["pos_embed"].shape == (1, 16, 32) and not state["pos_embed"].any()
+    added = copy.deepcopy(model)
+    added.positions = state["pos_embed"][0]
+    assert same(model, added)
+
+
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     light = written(exported(model_of("lightningdit"), tmp_path), tmp_path)
     with pytest.raises(UserError, match=r"unexpected .*feat_rope"):
-        load_published(_without_tables_kind(light, tmp_path), "sit")
+        load_published(_with_another_table(light, tmp_path), "lightningdit")
     with pytest.raises(UserError, match="unknown kind of transformer 'sot'"):
         load_published(light, "sot")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="does not exist"):
         load_published(tmp_path / "absent.pt", "sit")
 
 
-def _without_tables_kind(path: Path, folder: Path) -> Path:
+def _with_another_table(path: Path, folder: Path) -> Path:
     """A file with one more, unknown, table."""
     state = torch.load(path, weights_only=True)
     return written({**state, "feat_rope.more": torch.zeros(2)}, folder)

@@ -5,13 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from latentlab.errors import UserError
 from latentlab.store import LatentStore
+from mind.baselines.generators import sampler_settings
 from mind.baselines.latents import Affine, LatentSet, affine_of
+from mind.baselines.masked_network import MaskedTransformer
+from mind.baselines.masked_settings import FAMILY_SAMPLERS
 from mind.baselines.open import open_baseline
 from mind.baselines.recipes import BaselineRecipe
-from mind.baselines.run_configs import load_run
+from mind.baselines.run_configs import FlowRun, MaskedRun, load_run, masked_of, transformer_of
+from mind.baselines.transformer import LatentTransformer
 from mind.baselines.weight_files import load_baseline, read_baseline_header
 from mind.generate import sample_images
 from mind.stores import chosen_tokenizer, open_stores
@@ -67,12 +72,54 @@ def test_continues_bit_by_bit(kind: str, tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_masked_generators_learn_continuous_latents_too(tmp_path: Path) -> None:
-    path = run("emigm", tmp_path, "codes=false", "data.tokenizer=kl", "model.head_depth=1", "model.head_width=16",
-               "preview.sampler.head_clip=4", "preview.sampler.head_steps=2")  # fmt: skip
-    header = read_baseline_header(path)
-    assert header.affine is not None and header.config["vocab_size"] is None
-    assert sample_images(open_baseline("emigm", path), [0, 1]).shape == (2, 32, 32, 3)
+@pytest.mark.parametrize("name", ["emigm-kl-fashion", "mar-fashion", "maskgit-fashion", "mdm-fashion"])
+def test_shipped_masked_generators_train_and_sample(name: str, tmp_path: Path) -> None:
+    smaller = ["model.head_depth=1", "model.head_width=16", "preview.sampler.head_steps=2"]
+    config = load_run("emigm", name, [*TINY, *smaller])
+    path = train(config, lambda where: BaselineRecipe(config, where), tmp_path / "run", device="cpu")
+    network, header = load_baseline(path)
+    codes = name in ("maskgit-fashion", "mdm-fashion")
+    assert (header.affine is None) == codes and (network.config.vocab_size is not None) == codes
+    generator = open_baseline("emigm", path)
+    family = FAMILY_SAMPLERS[config.family]
+    for field in family.keys() - config.preview.sampler.keys():
+        assert getattr(generator.settings, field) == family[field]
+    assert sample_images(generator, [0, 1]).shape == (2, 32, 32, 3)
+
+
+FULL_SCALE = [
+    # kind, configuration, latents, millions of parameters, epochs of ImageNet's 1,281,167 images
+    ("sit", "sit-b", (32, 16, 16), 130, 79.9), ("sit", "sit-xl", (32, 16, 16), 675, 16.0),
+    ("lightningdit", "lightningdit-b", (32, 16, 16), 130, 79.9), ("lightningdit", "lightningdit-xl", (32, 16, 16), 675, 79.9),
+    ("dit", "dit-xl", (4, 32, 32), 675, 1399), ("emigm", "emigm-b", (16, 16, 16), 208, 800),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name", "shape", "millions", "epochs"), FULL_SCALE)
+def test_full_scale_configurations_have_the_published_size_and_length(
+    kind: str, name: str, shape: tuple[int, ...], millions: int, epochs: float
+) -> None:
+    run = load_run(kind, name)
+    network: torch.nn.Module
+    with torch.device("meta"):
+        if isinstance(run, MaskedRun):
+            network = MaskedTransformer(masked_of(run, shape, None))
+        else:
+            config = transformer_of(run, shape)
+            network = LatentTransformer(config)
+            assert config.qk_norm == (kind != "dit")  # the study normalises queries and keys everywhere
+    assert abs(sum(p.numel() for p in network.parameters()) / 1e6 - millions) < 0.5
+    assert run.optimiser.steps * run.optimiser.batch_size / 1_281_167 == pytest.approx(epochs, rel=1e-3)
+    sampler_settings(kind, run.preview.sampler)
+
+
+def test_continuous_emigm_has_the_parameters_of_sit() -> None:
+    """Generators are compared at equal parameters: 8x8 latents of 8 channels."""
+    sit, emigm = load_run("sit", "sit-fashion"), load_run("emigm", "emigm-kl-fashion")
+    assert isinstance(sit, FlowRun) and isinstance(emigm, MaskedRun)
+    networks = LatentTransformer(transformer_of(sit, (8, 8, 8))), MaskedTransformer(masked_of(emigm, (8, 8, 8), None))
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert abs(counts[0] / counts[1] - 1) < 0.03
 
 
 def test_accumulated_parts_do_not_change_the_step(tmp_path: Path) -> None:
@@ -82,7 +129,7 @@ def test_accumulated_parts_do_not_change_the_step(tmp_path: Path) -> None:
 
 
 def stores(tokenizer: str = "kl") -> list[LatentStore]:
-    config = load_run("sit", "sit-fashion", [*TINY, f"data.tokenizer={tokenizer}"])
+    config = load_run("sit", "sit-fashion", [*TINY, f"data.tokenizer={tokenizer}", "data.validation=null"])
     return open_stores(config.data, chosen_tokenizer(config.data, CPU), CPU, "float32").train
 
 
@@ -101,11 +148,50 @@ def test_latents_are_normalised_and_mirrored_where_asked() -> None:
     torch.testing.assert_close(affine.restore(some[1:2])[0], both[0].take(np.array([2]))[0], atol=1e-5, rtol=1e-5)
 
 
+def test_latents_that_are_not_numbers_are_named(tmp_path: Path) -> None:
+    """Somebody else's folder, whose plain latents are fine and so are their statistics."""
+    latents = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    mirrored = latents.flip(-1).clone()
+    mirrored[3, 1, 2, 0] = torch.nan
+    content = {"latents": latents, "latents_flip": mirrored, "labels": torch.zeros(6, dtype=torch.int64)}
+    save_file(content, tmp_path / "latents_rank00_shard000.safetensors")
+    store = LatentStore(tmp_path)
+    data = LatentSet([store, store.mirrored()], Affine((0.0, 0.0), (1.0, 1.0)), 1)
+    everything, every = torch.arange(6), torch.ones(6, dtype=torch.bool)
+    assert data.take(everything, ~every)[0].isfinite().all()
+    with pytest.raises(UserError, match=r"the latent of image 3 \(mirrored\) is NaN or infinite"):
+        data.take(everything, every)
+
+
 def test_sequences_are_normalised_along_their_last_dimension() -> None:
     affine = Affine((1.0, 2.0), (0.5, 4.0))
     tokens = torch.tensor([[[3.0, 2.5], [1.0, 2.0]]])
     assert affine.normalise(tokens).tolist() == [[[1.0, 2.0], [0.0, 0.0]]]
     assert torch.equal(affine.restore(affine.normalise(tokens)), tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "problem"),
+    [
+        ("sit", ["flow.times=cosine"], r"flow\.times: Input should be 'uniform' or 'logit_normal'"),
+        ("lightningdit", ["flow.cosine_wieght=1"], r"flow\.cosine_wieght"),
+        ("dit", ["loss.vlb_weight=-1"], r"loss\.vlb_weight"),
+        ("emigm", ["family=maskgit", "codes=false"], "family maskgit is of codes: set codes=true"),
+        ("emigm", ["family=mar"], "family mar is of continuous latents: leave codes out"),
+        ("emigm", ["family=marr"], "family"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused_before_anything_is_opened(
+    kind: str, overrides: list[str], problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        load_run(kind, f"{kind}-fashion", overrides)
+
+
+def test_published_checkpoints_are_told_from_files_of_our_own(tmp_path: Path) -> None:
+    torch.save({"pos_embed": torch.zeros(1)}, tmp_path / "SiT-XL-2-256x256.pt")
+    with pytest.raises(UserError, match=r"load_published reads those of the authors"):
+        open_baseline("sit", tmp_path / "SiT-XL-2-256x256.pt")
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:

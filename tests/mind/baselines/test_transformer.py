@@ -144,9 +144,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"kind": "sit"},
     {"kind": "dit"},
     {"kind": "lightningdit"},
-    {"kind": "lightningdit", "position": "rope", "patch": 1, "input": (2, 3)},
+    {"kind": "lightningdit", "position": "both", "patch": 1, "input": (2, 3)},
     {"kind": "sit", "qk_norm": True, "patch": 1, "input": None, "tokens": 6},
-    {"kind": "lightningdit", "position": "rope", "input": None, "tokens": 6, "patch": 2},
+    {"kind": "lightningdit", "input": None, "tokens": 6, "patch": 2},
 ]
 
 
@@ -167,6 +167,7 @@ def test_network_equals_the_plain_one(fields: dict[str, Any]) -> None:
     [
         ("dit-s", 33, 32_963_360), ("dit-b", 130, 130_512_416), ("dit-l", 458, 458_102_816), ("dit-xl", 675, 675_129_632),
         ("sit-s", 33, None), ("sit-b", 130, None), ("sit-l", 458, None), ("sit-xl", 675, None),
+        ("lightningdit-s", 33, None), ("lightningdit-b", 130, None), ("lightningdit-l", 458, None),
         ("lightningdit-xl", 675, None),
     ],
 )  # fmt: skip
@@ -186,6 +187,18 @@ def test_published_parameter_counts(name: str, millions: int, exact: int | None)
         assert total + sum(b.numel() for b in model.buffers()) == exact
         shapes = n * (18 * h * h + 15 * h) + 17 * h + 257 * h + h * h + h + 1001 * h + 2 * h * h + 2 * h + 32 * h + 32
         assert exact == shapes + 256 * h
+
+
+def test_released_lightningdit_has_the_parameters_of_its_log() -> None:
+    """Its training log prints 675.26M for XL/1 on 16x16 latents of 32 channels, fixed positions counted, without QK-norm."""
+    config = sized("lightningdit-xl", position="both", qk_norm=False, patch=1, in_channels=32, input=(16, 16))
+    with torch.device("meta"):
+        model = LatentTransformer(config)
+    total = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers())
+    h, gate = 1152, 3072  # SwiGLU is int(2/3 4 h) wide
+    block = 2 * h + 4 * (h * h + h) + (2 * gate) * (h + 1) + h * (gate + 1) + 6 * h * (h + 1)
+    ends = h * 33 + h * 257 + h * (h + 1) + 1001 * h + h + 2 * h * (h + 1) + 32 * (h + 1) + 256 * h
+    assert total == 28 * block + ends == 675_256_736
 
 
 def test_fresh_weights_answer_zero_and_blocks_are_the_identity() -> None:
@@ -223,10 +236,10 @@ def test_recomputed_blocks_give_the_same_gradients(recompute: Any) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("kind", ["sit", "lightningdit"])
+@pytest.mark.parametrize("fields", [{"kind": "sit"}, {"kind": "lightningdit", "position": "both"}])
 @pytest.mark.parametrize("precision", ["autocast", "bfloat16"])
-def test_low_precision_is_near_and_positions_keep_theirs(kind: str, precision: Any) -> None:
-    model = model_of(kind=kind)
+def test_low_precision_is_near_and_positions_keep_theirs(fields: dict[str, Any], precision: Any) -> None:
+    model = model_of(**fields)
     x, t, y = inputs(model.config)
     exact = model(x, t, y)
     low = model.set_precision(precision)(x, t, y)

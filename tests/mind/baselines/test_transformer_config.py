@@ -21,9 +21,9 @@ def test_published_sizes_have_the_published_shapes() -> None:
 def test_kind_decides_the_parts_and_each_part_can_be_chosen() -> None:
     dit, light = sized("dit-b"), sized("lightningdit-b", patch=1, in_channels=32, input=(16, 16))
     assert (dit.out_channels, sized("sit-b").out_channels, light.out_channels) == (8, 4, 32)
-    assert (light.norm, light.ffn, light.position, light.qk_norm) == ("rmsnorm", "swiglu", "both", True)
+    assert (light.norm, light.ffn, light.position, light.qk_norm) == ("rmsnorm", "swiglu", "rope", True)
     assert (dit.norm, dit.ffn, dit.position, dit.qk_norm) == ("layernorm", "mlp", "sinusoidal", False)
-    assert sized("lightningdit-b", position="rope", qk_norm=False).position == "rope"
+    assert sized("lightningdit-b", position="both", qk_norm=False).position == "both"
     assert sized("sit-b", qk_norm=True).qk_norm
 
 
