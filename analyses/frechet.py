@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 import torch
+from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpotrf, dpstrf
 
 from analyses.intervals import bootstrap_means, percentile_interval
@@ -69,10 +70,11 @@ class MomentSums:
         if table.shape[1] != len(self._shift):
             raise UserError(f"features must have {len(self._shift)} columns like those before, got {table.shape[1]}")
         for rows in _blocks(table):
-            centred = rows - self._shift
+            rows -= self._shift
             self.n += len(rows)
-            self._sum += centred.sum(0)
-            self._products += centred.T @ centred
+            self._sum += rows.sum(0)
+            # The lower triangle in place: no second table of products, which is what small batches would pay for.
+            self._products = dsyrk(1.0, rows.T, beta=1.0, c=self._products.T, overwrite_c=1).T
 
     def moments(self) -> Moments:
         """Return the moments of all features so far.
@@ -82,8 +84,11 @@ class MomentSums:
         """
         if self.n < 2:
             raise UserError(f"a covariance needs at least 2 features, got {self.n}: give more images")
-        mean = self._sum / self.n
-        return Moments(self._shift + mean, (self._products - self.n * np.outer(mean, mean)) / (self.n - 1))
+        products = self._products + np.tril(self._products, -1).T
+        centre = self._sum / np.sqrt(self.n)
+        products -= np.outer(centre, centre)
+        products /= self.n - 1
+        return Moments(self._shift + self._sum / self.n, products)
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -269,7 +274,7 @@ def _table(features: ArrayLike) -> np.ndarray:
 
 
 def _blocks(table: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the rows in float64, `_ROWS` at a time."""
+    """Yield copies of the rows in float64, `_ROWS` at a time."""
     for start in range(0, len(table), _ROWS):
         rows = table[start : start + _ROWS].astype(np.float64)
         if not np.isfinite(rows).all():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentlab.cli.options import AsJson, Device, Seed, at_least, check_folder, chosen_names
+from latentlab.cli.options import AsJson, Device, Seed, SkipBad, at_least, check_folder, chosen_names
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ def evaluate(
             help="At most N images of a data source as reference, balanced over its classes.",
         ),
     ] = None,
+    validation_limit: Annotated[
+        int | None,
+        typer.Option("--validation-limit", metavar="N", help="At most N validation images: as many as were generated."),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -85,6 +89,7 @@ def evaluate(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder of results.json (default: runs/evaluate-SAMPLES...)."),
     ] = None,
+    skip_bad: SkipBad = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", help="Images decoded at a time; changes no value.")
     ] = None,
@@ -95,13 +100,14 @@ def evaluate(
     """Compare generated images with real ones.
 
     Prints a table and writes results.json, in which every value has its reference, number of images, sampler and extractor. A
-    distance is called FID on the features of Inception only. Features are kept, so a second run is quick; under torchrun the
-    processes share them. A metric that cannot be had is listed with the reason; the exit code is 2 if it was named in
-    --metrics.
+    distance is called FID on the features of Inception only. Features are kept, so a second run is quick and an interrupted
+    one continues; under torchrun the processes share them. A metric that cannot be had is listed with the reason; the exit
+    code is 2 if it was named in --metrics.
     """
     for option, value, least in (
         ("--image-size", image_size, 1),
         ("--reference-limit", reference_limit, 1),
+        ("--validation-limit", validation_limit, 1),
         ("--batch-size", batch_size, 1),
         ("--seed", seed, 0),
     ):
@@ -118,13 +124,15 @@ def evaluate(
 
     where = choose_device(device)
     prepare_threads()
-    made = open_samples(samples, image_size)
+    made = open_samples(samples, image_size, skip_bad)
     evaluation = Evaluation(
         made,
-        open_reference(reference, image_size, made, reference_limit),
+        open_reference(reference, image_size, made, reference_limit, skip_bad),
         metrics=chosen,
         extractors=extractor or ("auto",),
-        validation=None if validation is None else open_reference(validation, image_size, made),
+        validation=None
+        if validation is None
+        else open_reference(validation, image_size, made, validation_limit, skip_bad),
         texts=None if texts is None else read_texts(texts),
         clip_model=clip_model,
         settings=_parsed_settings(settings or []),
@@ -133,7 +141,9 @@ def evaluate(
         batch_size=batch_size,
     )
     evaluation.plan()  # mistakes are told before anything is computed
-    folder = out or _RUNS / _name(samples, reference, [metrics, reference_limit, *(extractor or []), *(settings or [])])
+    sets = [reference_limit, validation, validation_limit, image_size]
+    particulars = [metrics, *sets, *(extractor or []), *(settings or [])]
+    folder = out or _RUNS / _name(samples, reference, particulars)
     make_writable(folder)
     with joined_ranks() as ranks:
         results = evaluate_images(evaluation, ranks, shlex.join(["latentlab", *sys.argv[1:]]))

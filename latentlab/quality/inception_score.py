@@ -4,11 +4,14 @@
 
 The parts matter: the score of n images is too low by about a constant over n. torch-fidelity shuffles and makes 10 parts; the
 ADM suite (Dhariwal and Nichol 2021) takes parts of 5,000 in order. For 50,000 images in random order the two agree but for
-the shuffling.
+the shuffling. Part after part is classified, so only the probabilities of one are in memory.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from latentlab.errors import UserError
@@ -25,22 +28,33 @@ class InceptionScore(NamedTuple):
     adm: float
 
 
-def inception_score(scores: Tensor, *, splits: int = 10, seed: int = 2020) -> InceptionScore:  # [n,classes]
-    """Return the score of class scores (logits).
+def inception_score(
+    features: np.ndarray, classify: Callable[[Tensor], Tensor], *, splits: int = 10, seed: int = 2020
+) -> InceptionScore:  # [n,d]
+    """Return the score of images by their features.
 
     Args:
-        scores: [n,v] float32, in the order of the images.
+        features: [n,d] float32, in the order of the images.
+        classify: features [b,d] -> class scores (logits) [b,classes].
         splits: parts of torch-fidelity's variant.
         seed: of its shuffling.
 
     Raises:
         UserError: fewer images than parts.
     """
-    if len(scores) < splits:
-        raise UserError(f"the Inception score of {splits} parts needs as many images, got {len(scores)}")
-    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+    n = len(features)
+    if n < splits:
+        raise UserError(f"the Inception score of {splits} parts needs as many images, got {n}")
+    shuffled = np.random.RandomState(seed).permutation(n)  # torch-fidelity's
+    parts = (features[shuffled[i * n // splits : (i + 1) * n // splits]] for i in range(splits))
+    scores = [_score(classify(torch.from_numpy(part))) for part in parts]
+    in_order = (features[first : first + _ADM_PART] for first in range(0, n, _ADM_PART))
+    adm = [_score(classify(torch.from_numpy(part))) for part in in_order]
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)), float(np.mean(adm)))
 
-    shuffled = isc_features_to_metric(scores, splits=splits, shuffle=True, rng_seed=seed)
-    parts = [isc_features_to_metric(part, splits=1, shuffle=False) for part in scores.split(_ADM_PART)]
-    adm = sum(part[KEY_METRIC_ISC_MEAN] for part in parts) / len(parts)
-    return InceptionScore(shuffled[KEY_METRIC_ISC_MEAN], shuffled[KEY_METRIC_ISC_STD], adm)
+
+def _score(scores: Tensor) -> float:
+    """Return the score of one part."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    return float(isc_features_to_metric(scores, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN])

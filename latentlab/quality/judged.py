@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from analyses.frechet import Moments, frechet_distance, sample_cautions
@@ -21,6 +20,9 @@ from latentlab.quality.generation import frechet_of_features, moments_of
 from latentlab.quality.inception_score import inception_score
 from latentlab.quality.kernel_distance import kernel_distance
 from latentlab.quality.manifold import manifold_scores
+
+_MANY, _MANY_IN_MANIFOLDS = 50_000, 10_000
+"""Images that published values are of; those of fewer get a caution."""
 
 
 class QualitySettings(BaseModel):
@@ -69,7 +71,8 @@ class Judged:
         """
         if self.real is None:
             raise UserError(
-                "the reference holds statistics of Inception's features and no images: give one with images"
+                "the reference holds statistics of Inception's features and no images: of it only fid and sfid can be made, "
+                "with Inception's weights (--extractor inception says what is missing); give a reference with images"
             )
         return self.real
 
@@ -103,10 +106,11 @@ def distance(judged: Judged) -> list[Measurement]:
     estimate = judged.distance
     if judged.published is None:
         fewest, against = min(len(judged.made), len(judged.real_features)), "the reference images"
-        warnings = [*sample_cautions(fewest, judged.made.shape[1], judged.judge.name)]
     else:
         fewest, against = len(judged.made), "statistics that came with the reference"
-        warnings = [*sample_cautions(fewest, judged.made.shape[1], judged.judge.name)]
+    singular = sample_cautions(fewest, judged.made.shape[1], judged.judge.name)
+    warnings = [*(singular or _few_images(fewest, "it falls", "that bias"))]
+    if judged.published is not None:
         warnings.append("no interval: the images that the reference's statistics are of are not here")
     variant = f"Gaussians of {judged.judge.name} features, against {against}"
     return [_measured(judged, judged.judge.distance, variant, estimate, "lower", "squared feature distance", warnings)]
@@ -139,6 +143,7 @@ def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]
     scores = manifold_scores(judged.made, judged.real_features, k=k, density_k=density_k)
     n, m = len(judged.made), len(judged.real_features)
     caution = f"{n} generated and {m} real images: balls shrink as sets grow, so values of other numbers do not compare"
+    cautions = () if n == m >= _MANY_IN_MANIFOLDS else (caution,)
     found = []
     for metric, name, values, unit in (
         ("pr", "precision", scores.precision, "share of generated images"),
@@ -150,17 +155,8 @@ def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]
             whose = _published_form(judged.judge, metric, settings)
             estimate = Estimate(float(values.mean()), mean_interval(values.astype(np.float64), judged.seed))
             variant = f"k={nearest[metric]}, {whose}"
-            found.append(
-                _measured(
-                    judged,
-                    f"{name}_{judged.judge.plain}",
-                    variant,
-                    estimate,
-                    "higher",
-                    unit,
-                    () if n == m else (caution,),
-                )
-            )
+            plain = f"{name}_{judged.judge.plain}"
+            found.append(_measured(judged, plain, variant, estimate, "higher", unit, cautions))
     return found
 
 
@@ -176,15 +172,25 @@ def sureness(judged: Judged, settings: QualitySettings) -> list[Measurement]:
     """Return the Inception score, of features of Inception's pool3."""
     if judged.judge.name != "inception":
         raise UserError(f"the Inception score is of Inception's class scores, not of {judged.judge.name}")
-    found = inception_score(
-        inception.class_scores(torch.from_numpy(judged.made)), splits=settings.is_splits, seed=settings.fidelity_seed
-    )
+    classify = inception.classifier()
+    found = inception_score(judged.made, classify, splits=settings.is_splits, seed=settings.fidelity_seed)
     variant = f"torch-fidelity: {settings.is_splits} parts, shuffled with seed {settings.fidelity_seed}"
     companions = {
         "standard deviation over parts": Estimate(found.spread),
         "as the ADM suite (parts of 5000 in order)": Estimate(found.adm),
     }
-    return [_measured(judged, "inception_score", variant, Estimate(found.value), "higher", "classes", (), companions)]
+    few = _few_images(len(judged.made), "it rises", "the part of it that comes of the number")
+    return [_measured(judged, "inception_score", variant, Estimate(found.value), "higher", "classes", few, companions)]
+
+
+def _few_images(n: int, moves: str, bias: str) -> tuple[str, ...]:
+    """Say how the number of images moves a value, where there are fewer than published values are of."""
+    if n >= _MANY:
+        return ()
+    return (
+        f"{n:,} images: {moves} as their number grows (published values are of {_MANY:,}) and no interval shows {bias}; compare "
+        "values of equal numbers only",
+    )
 
 
 def _measured(

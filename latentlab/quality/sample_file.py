@@ -4,7 +4,9 @@
 of 256x256 pixels are 9.8 GB: they are written as they come and read where they lie.
 """
 
+import math
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,9 @@ from latentlab.quality.generated_images import GeneratedImages
 from latentlab.runtime import usable_memory
 
 _IMAGES, _CLASSES = "arr_0", "arr_1"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged ``.npz`` file, or something else by that name, raises."""
+
 _LOCAL_HEADER = 30
 """Bytes of a zip member's own header, before its name and extra field."""
 
@@ -64,6 +69,21 @@ def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> N
     np.lib.format.write_array_header_1_0(file, header)
 
 
+def check_archive(path: Path) -> None:
+    """Read a ``.npz`` file once and compare its bytes with the checksums in it.
+
+    Raises:
+        UserError: they differ, or it is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except UNREADABLE as error:
+        raise UserError(f"{path} is not a readable .npz file, or is damaged ({error}): make it again") from error
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the bytes of '{damaged}' are not those that were written; make it again")
+
+
 class SampleFile(GeneratedImages):
     """The images of such a file. An uncompressed one, as ours and the published ones are, is read where it lies."""
 
@@ -85,7 +105,7 @@ class SampleFile(GeneratedImages):
                 classes = _array(path, archive, _CLASSES) if f"{_CLASSES}.npy" in names else None
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist") from error
-        except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path} is not a readable .npz file, or is damaged ({error}): make it again") from error
@@ -96,7 +116,8 @@ class SampleFile(GeneratedImages):
             or not self._images.size
         ):
             raise UserError(
-                f"{path}: '{_IMAGES}' must be images, uint8 [n,H,W,3], got {self._images.dtype} {list(self._images.shape)}"
+                f"{path}: '{_IMAGES}' must be images, uint8 [n,H,W,3] with levels 0 to 255 and channels last, got "
+                f"{self._images.dtype} {list(self._images.shape)}"
             )
         self.n = len(self._images)
         self.shape = (3, *self._images.shape[1:3])
@@ -128,11 +149,14 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         file.seek(member.header_offset + _LOCAL_HEADER - 4)
         lengths = file.read(4)  # of the name and of the extra field
         file.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), 1)
+        begin = file.tell()
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError(f"'{name}' holds Python objects")
+        if file.tell() - begin + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"'{name}' does not have the size its header says")
         if 0 in shape:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")

@@ -139,11 +139,18 @@ def test_mistakes(run: Path, here: Path, options: tuple[object, ...], words: str
 
 
 def test_two_ranks_give_the_same_values(run: Path, here: Path) -> None:
-    options = ["--samples", str(run), "--reference", f"imagefolder:{here / 'real'}", *QUICK]
+    """Four blocks of four images in two rounds, and where they go on with what an interrupted process left: four of six."""
+    write_sample_file(here / "more.npz", (13, 16, 16), [blobs(13)], np.zeros(13))
+    options = ["--samples", "more.npz", "--reference", f"imagefolder:{here / 'real'}", *QUICK]
     assert evaluated(*options, "--out", "one").exit_code == 0
-    for file in (here / "LATENTLAB_HOME/features").iterdir():
-        file.unlink()
-    (here / "command.py").write_text("import typer\nfrom latentlab.cli.evaluate import evaluate\ntyper.run(evaluate)\n")
+    tables = {file: file.read_bytes() for file in (here / "LATENTLAB_HOME/features").iterdir()}
+    six, thirteen = sorted(tables, key=lambda file: len(tables[file]))
+    thirteen.unlink()
+    six.rename(six.with_name(f".{six.name}.part")).write_bytes(tables[six][: 128 + 4 * 1280 * 4 + 1000])
+    (here / "command.py").write_text(
+        "import typer\nfrom latentlab.cli.evaluate import evaluate\nfrom latentlab.quality import features\n"
+        "features._BLOCK = 4\ntyper.run(evaluate)\n"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -157,3 +164,4 @@ def test_two_ranks_give_the_same_values(run: Path, here: Path) -> None:
     one, two = (json.loads((here / name / "results.json").read_text())["measurements"] for name in ("one", "two"))
     assert [m["value"] for m in one] == [m["value"] for m in two]
     assert [m["interval"] for m in one] == [m["interval"] for m in two]
+    assert {file: file.read_bytes() for file in (here / "LATENTLAB_HOME/features").iterdir()} == tables

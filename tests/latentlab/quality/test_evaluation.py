@@ -16,7 +16,7 @@ from latentlab.errors import UserError
 from latentlab.measurement import Measurement
 from latentlab.pixels import ArrayPixels
 from latentlab.quality import evaluation as module
-from latentlab.quality import inception
+from latentlab.quality import inception, judged
 from latentlab.quality.evaluation import METRICS, Evaluation, evaluate
 from latentlab.quality.features import FeatureExtractor
 from latentlab.quality.image_sets import EvaluationSet
@@ -88,6 +88,35 @@ def test_values_are_those_of_the_features() -> None:
         assert one.interval is not None and one.interval[0] < one.value < one.interval[1]
         assert "60 generated and 80 real images" in one.warnings[0]
     assert found["fd_colours"].direction == "lower" and found["recall_colours"].direction == "higher"
+
+
+def test_few_images_are_said_to_be_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frechet distances and Inception scores move with the number of images, kernel distances do not."""
+    found = values(evaluate(request()))
+    (words,) = found["fd_colours"].warnings
+    assert (
+        words.startswith("60 images: it falls as their number grows")
+        and "compare values of equal numbers only" in words
+    )
+    assert found["kd_colours"].warnings == ()
+    alike = values(evaluate(request(reference=images(60, 1), metrics=("pr",))))
+    assert "60 generated and 60 real images" in alike["recall_colours"].warnings[0]
+    monkeypatch.setattr(judged, "_MANY", 60)
+    monkeypatch.setattr(judged, "_MANY_IN_MANIFOLDS", 60)
+    assert values(evaluate(request()))["fd_colours"].warnings == ()
+    assert values(evaluate(request(reference=images(60, 1), metrics=("pr",))))["recall_colours"].warnings == ()
+
+
+def test_sfid_is_made_once() -> None:
+    assert request(metrics=("fd", "sfid"), extractors=("inception-spatial",)).plan() == {"inception-spatial": ("fd",)}
+    assert request(metrics=("sfid", "is"), extractors=("vgg16",)).plan() == {
+        "inception": ("is",), "inception-spatial": ("sfid",)
+    }  # fmt: skip
+
+
+def test_what_limits_a_set_limits_every_value() -> None:
+    results = evaluate(request(samples=images(60, 0, 8, cautions=("2 images were left out",)), metrics=("fd", "kid")))
+    assert all("2 images were left out" in measurement.warnings for measurement in results.measurements)
 
 
 def test_order_and_company_of_metrics_do_not_matter() -> None:
@@ -168,7 +197,7 @@ def test_every_value_says_what_it_is_of() -> None:
             {"cfg_scale": 2.0},
             "float32",
         )
-        assert facts["sampler"] == {"solver": "euler"} and facts["image_size"] == "4x4"
+        assert facts["sampler"] == {"solver": "euler"} and facts["image_size"] == facts["reference_size"] == "4x4"
         assert facts["latentlab"] and facts["libraries"]["torch-fidelity"]
         if measurement.name != "fdr_1":
             assert facts["extractor"] == facts["version"] == "colours" and "resize" in facts
@@ -212,7 +241,7 @@ def test_published_statistics_stand_in_for_images(monkeypatch: pytest.MonkeyPatc
     assert distance.interval is None and "no interval" in distance.warnings[0]
     assert distance.provenance["reference_fingerprint"] == "ab" and distance.provenance["n_reference"] is None
     assert sorted(results.refused) == ["kid on inception", "pr on inception"]
-    assert "no images" in results.refused["pr on inception"]
+    assert "no images: of it only fid and sfid can be made" in results.refused["pr on inception"]
     both = replace(statistics, pixels=images(40, 1).pixels)
     found = values(evaluate(request(reference=both, metrics=("fd", "pr"), extractors=("inception",))))
     assert found["fid"].value == distance.value and found["fid"].provenance["reference_form"] == "statistics"

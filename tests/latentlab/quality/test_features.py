@@ -1,5 +1,6 @@
 """Feature extractors: the published networks against direct passes, names, refusals, and what is kept on disk."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,10 @@ def test_inception_is_torch_fidelity_without_rounding(empty_home: Path) -> None:
     write_inception(path)
     extractor = feature_extractor("inception")
     assert (extractor.name, extractor.distance) == ("inception", "fid")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert (
+        extractor.version == f"inception {inception.WEIGHTS.filename} {digest}"
+    )  # features of other weights are others
     levels = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (expected,) = FeatureExtractorInceptionV3("peer", ["2048"], str(path))(levels)
     assert expected.std() > 1e-3
@@ -102,7 +107,10 @@ def test_inception_is_torch_fidelity_without_rounding(empty_home: Path) -> None:
 
 
 def test_inceptions_other_features(empty_home: Path) -> None:
-    """Class scores are torch-fidelity's; sFID's features are 7 channels of a convolution inside, with its activation."""
+    """Class scores are torch-fidelity's; sFID's features are 7 channels of a convolution inside, with its activation.
+
+    The ADM suite flattens [n,17,17,channels] arrays: the moments in its files have all channels of a cell side by side.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = empty_home / "torch/hub/checkpoints" / inception.WEIGHTS.filename
@@ -114,10 +122,11 @@ def test_inceptions_other_features(empty_home: Path) -> None:
     seen = []
     peer.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, result: seen.append(result))
     pool3, scores = peer(levels)
-    torch.testing.assert_close(inception.class_scores(pool3), scores)
+    torch.testing.assert_close(inception.classifier()(pool3), scores)
     extractor = feature_extractor("inception-spatial")
     assert extractor.distance == "sfid" and seen[0].shape == (2, 192, 17, 17) and seen[0].min() == 0
-    torch.testing.assert_close(extractor(levels / 127.5 - 1), seen[0][:, :7].flatten(1), rtol=1e-4, atol=1e-5)
+    expected = np.moveaxis(seen[0].numpy()[:, :7], 1, 3).reshape(2, 2023)
+    np.testing.assert_allclose(extractor(levels / 127.5 - 1).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def write_inception(path: Path) -> None:
@@ -179,7 +188,7 @@ def test_features_of_networks_are_kept_by_content(empty_home: Path) -> None:
 
     extractor = FeatureExtractor("pixels", "fd_pixels", network, version="pixels 1")
     first, second = np.random.default_rng(0).random((2, 20, 3, 4, 4), dtype=np.float32)
-    computed = features_of(extractor, ArrayPixels(first))
+    computed = features_of(extractor, ArrayPixels(first)).copy()
     np.testing.assert_array_equal(computed, first.reshape(20, -1))
     calls.clear()
     np.testing.assert_array_equal(features_of(extractor, ArrayPixels(first)), computed)
@@ -213,6 +222,20 @@ def test_a_network_sees_the_same_passes_whatever_the_batch() -> None:
         extractor = FeatureExtractor("blobs", "fd_blobs", network, version="blobs 1")
         np.testing.assert_array_equal(features_of(extractor, pixels, keep=False, batch=batch), expected)
         assert network.passes == [4, 4, 4]
+
+
+def test_a_network_computes_in_full_precision_with_fixed_kernels() -> None:
+    """As far as a CPU can tell: what a GPU is told while a network runs, and not after."""
+    told = []
+
+    class Asks(FrozenNetwork):
+        def prepared(self, images: Tensor) -> Tensor:
+            told.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark))
+            return images
+
+    before = torch.backends.cudnn.allow_tf32
+    Asks(torch.nn.Identity())(torch.zeros(1, 3, 4, 4))
+    assert told == [(False, False)] and torch.backends.cudnn.allow_tf32 == before
 
 
 def test_features_do_not_depend_on_the_batch(efficientnet: FeatureExtractor) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latentlab import UserError
-from latentlab.quality.sample_file import SampleFile, sample_file_name, write_sample_file
+from latentlab.quality.sample_file import SampleFile, check_archive, sample_file_name, write_sample_file
 from latentlab.quality.sample_parts import SampleParts
 
 N, HEIGHT, WIDTH = 11, 4, 6
@@ -87,12 +87,39 @@ def test_refuses_other_files(tmp_path: Path, images: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", mu=np.zeros(3))
     refused("no images under 'arr_0', only mu.npy")
     np.savez(tmp_path / "a.npz", images.astype(np.float32))
-    refused(r"must be images, uint8 \[n,H,W,3\], got float32 \[11, 4, 6, 3\]")
+    refused(r"must be images, uint8 \[n,H,W,3\] with levels 0 to 255 and channels last, got float32 \[11, 4, 6, 3\]")
     np.savez(tmp_path / "a.npz", images[:0])
     refused("must be images")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("arr_0.npy", "w") as file:
         np.lib.format.write_array(file, np.array([{}], dtype=object), allow_pickle=True)
     refused("Python objects")
+
+
+def test_a_header_that_announces_more_than_is_there_is_refused(tmp_path: Path, images: np.ndarray) -> None:
+    """Else the bytes of the next member would be shown as images."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        with archive.open("arr_0.npy", "w") as file:
+            shape = (N + 1, HEIGHT, WIDTH, 3)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.write(images.tobytes())
+        archive.writestr("other.npy", bytes(10_000))
+    with pytest.raises(UserError, match="'arr_0' does not have the size its header says"):
+        SampleFile(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_changed_bytes_are_noticed(tmp_path: Path, images: np.ndarray, save) -> None:
+    path = tmp_path / "a.npz"
+    save(path, images)
+    check_archive(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[300] ^= 8
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"damaged.*make it again"):
+        check_archive(path)
+    if save is np.savez_compressed:  # which is decoded when it is opened
+        with pytest.raises(UserError, match=r"not a readable \.npz file, or is damaged"):
+            SampleFile(path)
 
 
 def test_parts_fill_up(tmp_path: Path, images: np.ndarray) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from latentlab.errors import UserError
 from latentlab.quality import clip_score
@@ -53,31 +55,53 @@ def test_subsets_need_images() -> None:
 
 
 def test_a_sure_classifier_that_sees_all_classes_equally_scores_their_number() -> None:
-    scores = torch.eye(5).repeat(40, 1) * 100
-    found = inception_score(scores, splits=1)
+    scores = np.eye(5, dtype=np.float32).repeat(40, 0) * 100
+    found = inception_score(scores, nn.Identity(), splits=1)
     assert found.value == pytest.approx(5) and found.adm == pytest.approx(5) and found.spread == 0
 
 
 def test_equal_predictions_score_one() -> None:
-    found = inception_score(torch.arange(7.0).expand(50, 7))
+    found = inception_score(np.tile(np.arange(7.0), (50, 1)), nn.Identity())
     assert found.value == pytest.approx(1) and found.adm == pytest.approx(1)
 
 
 def test_parts_of_the_adm_suite_are_5000_images_in_order() -> None:
     """Each part of this set sees one half of the classes only: 2 and 3, where the whole would give more."""
-    classes = torch.cat([torch.arange(5000) % 2, 2 + torch.arange(3000) % 3])
-    scores = torch.nn.functional.one_hot(classes, 5).float() * 100
-    assert inception_score(scores).adm == pytest.approx((2 + 3) / 2)
-    assert inception_score(scores).value > 3.5
+    classes = np.concatenate([np.arange(5000) % 2, 2 + np.arange(3000) % 3])
+    found = inception_score(np.eye(5, dtype=np.float32)[classes] * 100, nn.Identity())
+    assert found.adm == pytest.approx((2 + 3) / 2)
+    assert found.value > 3.5
+
+
+def test_score_of_parts_is_torch_fidelitys_of_all_at_once() -> None:
+    """103 images in 10 parts of 10 or 11; classes come of a linear map."""
+    weight = torch.from_numpy(features(9, 1))
+    found = inception_score(features(103, 0), lambda part: part @ weight.T)
+    peer = isc_features_to_metric(torch.from_numpy(features(103, 0)) @ weight.T, splits=10, shuffle=True, rng_seed=2020)
+    assert found.value == pytest.approx(peer["inception_score_mean"], rel=1e-6)
+    assert found.spread == pytest.approx(peer["inception_score_std"], rel=1e-5)
+
+
+def test_only_one_part_is_classified_at_a_time() -> None:
+    """So that memory is that of a part: for 20,000 images 5,000, where all of them would be 160 MB of probabilities."""
+    seen: list[int] = []
+
+    def classify(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return part
+
+    inception_score(np.zeros((20_000, 2), np.float32), classify, splits=8)
+    assert seen == [2500] * 8 + [5000] * 4
 
 
 def test_score_by_hand() -> None:
     """Two images with p = (0.9, 0.1) and (0.5, 0.5): mean (0.7, 0.3)."""
     p = np.array([[0.9, 0.1], [0.5, 0.5]])
     expected = np.exp(np.mean((p * np.log(p / p.mean(0))).sum(1)))
-    assert inception_score(torch.from_numpy(np.log(p)).float(), splits=1).value == pytest.approx(expected)
+    found = inception_score(np.log(p).astype(np.float32), nn.Identity(), splits=1)
+    assert found.value == pytest.approx(expected) and found.adm == pytest.approx(expected)
     with pytest.raises(UserError, match="10 parts needs as many images, got 2"):
-        inception_score(torch.from_numpy(p))
+        inception_score(p, nn.Identity())
 
 
 def test_clip_scores_by_hand() -> None:
