@@ -34,21 +34,22 @@ study-mind: $(READY)  ## the committed ablations of MIND -> studies/mind_ablatio
 	$(BIN)/latentlab ablate eta --out runs/mind_ablations/eta --set samples=500 --set sample.steps=25
 	for name in hypersphere eta; do for file in table.md table.csv results.json figures; do cp -r runs/mind_ablations/$$name/$$file studies/mind_ablations/$$name/ || exit 1; done; done
 
-study-generators: $(READY)  ## the committed comparison of generators -> studies/generators; about an hour and a half on two cores
+study-generators: $(READY)  ## the committed comparison of generators -> studies/generators; about an hour on two cores
 	$(BIN)/latentlab study generators --out runs/study-generators
 	mkdir -p studies/generators && for file in table.md points.csv results.json figures; do cp -r runs/study-generators/$$file studies/generators/ || exit 1; done
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
 
-cards: $(READY)  ## what every measurement means -> docs/metrics.md
+cards: $(READY)  ## what every measurement means -> docs/metrics.md; all tokenizers -> docs/tokenizers.md
 	$(BIN)/python docs/make_cards.py
+	$(BIN)/python docs/make_tokenizers.py
 
 figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
-	for file in viv sec lnc gmm spatial frechet ifid uniformity everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in viv sec lnc gmm spatial frechet ifid uniformity encoding everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.columns import Details, columns
-from figures.learning_curves import draw_floors
+from figures.learning_curves import draw_floors, log_axis
 from figures.style import MARKERS, colour, legend, look, require, themed
 
 _PANELS = {"distance": "lower is better", "precision": "higher is better", "recall": "higher is better"}
@@ -34,10 +34,10 @@ def draw(sweeps: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[
         name = quality if key == "distance" else key
         axes.set_ylabel(f"{name}\n{better}", parse_math=False)
         axes.set_xlabel("guidance scale (1: none)")
-    panels[0].set_yscale("log")
     for index, label in enumerate(sweeps):
         panels[0].plot([], [], label=label, marker=MARKERS[index % len(MARKERS)], **look(index))
     draw_floors(panels[:1], floors or {})
+    log_axis(panels[0], "y")
     figure.suptitle("Guidance at the end of training", x=0.01, ha="left", weight="bold", size=12)
     legend(figure, panels[0].get_lines(), handlelength=2.6)
     return figure

@@ -1,10 +1,12 @@
 """How quality grows with training: over the same compute for all, and over the time that it took."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from figures.columns import Details, columns
 from figures.style import GREY, MARKERS, colour, legend, look, require, themed
@@ -34,10 +36,13 @@ def draw(curves: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[
     for axes, (key, name) in zip(panels, _AXES.items(), strict=True):
         for index, runs in enumerate(curves.values()):
             _curve(axes, runs, key, index)
-        axes.set(xscale="log", yscale="log", xlabel=name)
+        axes.set_xlabel(name)
     for index, label in enumerate(curves):
         panels[0].plot([], [], label=label, marker=MARKERS[index % len(MARKERS)], **look(index))
     draw_floors(panels, floors or {})
+    for axes in panels:
+        log_axis(axes, "x")
+    log_axis(panels[0], "y")
     panels[0].set_ylabel(f"{quality}\nlower is better", parse_math=False)
     figure.suptitle("Quality over training, without guidance", x=0.01, ha="left", weight="bold", size=12)
     legend(figure, panels[0].get_lines(), handlelength=2.6)
@@ -50,6 +55,16 @@ def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int) -> None:
     axes.plot(at, values.mean(0), marker=MARKERS[index % len(MARKERS)], **look(index))
     if len(values) > 1:
         axes.fill_between(at, values.min(0), values.max(0), color=colour(index), alpha=0.15, linewidth=0)
+
+
+def log_axis(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Make an axis, with everything drawn on it already, logarithmic and its ticks few and plain: 30, 50, 100."""
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_floors(panels: Sequence[Axes], floors: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from figures.learning_curves import log_axis
 from figures.style import MARKERS, colour, legend, require, themed
 
 
@@ -37,7 +38,9 @@ def draw(rows: Sequence[Mapping[str, Any]], quality: str) -> Figure:
                 axes.annotate(
                     f"w={row['scale']:g}", (row[key], row["distance"]), (5, 4), textcoords="offset points", size=8
                 )
-        axes.set(xscale="log", yscale="log", xlabel=name)
+        axes.set_xlabel(name)
+        log_axis(axes, "x")
+    log_axis(panels[0], "y")
     panels[0].set_ylabel(f"{quality}\nlower is better", parse_math=False)
     figure.suptitle("Quality against the cost of an image", x=0.01, ha="left", weight="bold", size=12)
     legend(figure, panels[0].get_lines())

@@ -17,6 +17,9 @@ from mind.kinds import KINDS
 COMPARISONS = Path(__file__).parent / "configs" / "comparisons"
 """Folder of the shipped comparisons."""
 
+_PLANNED = ("seed", "keep_steps", "optimiser.steps")
+"""Training settings that equal compute and the points decide."""
+
 Share = Annotated[float, Field(gt=0, le=1)]
 Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
@@ -65,7 +68,8 @@ class Comparison(Strict):
         steps: optimiser steps of the first generator; the others get as many as cost the same number of operations.
         curve: shares of the training after which the unguided quality is measured; the end is always one.
         guidance: scales at the end of training; 1 is no guidance, and always one.
-        samples: images per point; distances of different numbers do not compare.
+        samples: images per point, at least 4 for the neighbours of precision and recall; distances of different numbers do not
+            compare.
         reference: real images, as in ``--data``.
         reference_limit: at most so many of them, balanced over classes.
         extractor: features in which quality is measured.
@@ -82,9 +86,9 @@ class Comparison(Strict):
     steps: PositiveInt
     curve: tuple[Share, ...] = (0.125, 0.25, 0.5)
     guidance: tuple[Scale, ...] = (1.0, 1.5, 2.0, 3.0)
-    samples: PositiveInt
+    samples: int = Field(ge=4)
     reference: str = "fashion:test"
-    reference_limit: PositiveInt | None = None
+    reference_limit: int | None = Field(None, ge=4)
     extractor: str = "efficientnet-lite0"
     averaged: bool = True
     parameters_within: PositiveFloat = 0.05
@@ -102,6 +106,9 @@ class Comparison(Strict):
         labels = [one.label for one in self.generators]
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(f"two generators are called '{min(twice)}'")
+        for key in _PLANNED:
+            if any(key in train for train in (self.train, *(one.train for one in self.generators))):
+                raise ValueError(f"train.{key} follows from steps, curve and the number of seeds: leave it out")
         for one in self.generators:
             if unknown := set(one.published) - set(self.published):
                 raise ValueError(f"generator '{one.label}': published has no column {', '.join(sorted(unknown))}")

@@ -1,9 +1,9 @@
-"""The kinds of generator there are, and the three things everybody needs of one by its name: configuration, recipe, weights.
+"""The kinds of generator there are, and what everybody needs of one by name: configuration, recipe, sampler settings, weights.
 
 Their modules are imported when one is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,19 @@ def open_recipe(kind: str, config: "RunConfig", device: "torch.device") -> "Reci
     from mind.baselines.recipes import BaselineRecipe
 
     return BaselineRecipe(asked, device)
+
+
+def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a sampler setting that the kind does not have, or a value that cannot be."""
+    check_kind(kind)
+    if kind == "mind":
+        from mind.open_generator import sampler_settings
+
+        sampler_settings(settings)
+        return
+    from mind.baselines.generators import sampler_settings as baseline_settings
+
+    baseline_settings(kind, settings)
 
 
 def open_weights(kind: str, weights: str | Path, **asked: Any) -> "ImageGenerator":

@@ -9,6 +9,7 @@ from latentlab import __version__
 from latentlab.codec import codec_of
 from latentlab.data import open_data
 from latentlab.encoding import open_tokenizer, weights_digest
+from latentlab.errors import UserError
 from latentlab.files import digest
 from latentlab.finished import FinishedSteps
 from latentlab.pixels import Pixels, SetPixels, as_pixels
@@ -43,7 +44,10 @@ def reconstruction_floor(data: DataConfig, n: int, judge: Judge, out: Path, devi
 
 
 def _training_images(data: DataConfig, n: int) -> Pixels:
-    return SetPixels(open_data(data.train or "", image_size=data.image_size, limit=n))
+    images = SetPixels(open_data(data.train or "", image_size=data.image_size, limit=n))
+    if images.n < n:
+        raise UserError(f"{data.train} has {images.n} images, fewer than the {n} samples: distances would not compare")
+    return images
 
 
 def _kept(name: str, images: Pixels, judge: Judge, out: Path, device: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from latentlab import __version__
-from latentlab.data import open_data
 from latentlab.errors import UserError
 from latentlab.files import digest, write_json
 from latentlab.finished import FinishedSteps
@@ -28,7 +27,8 @@ from latentlab.study.training import Training, final_losses, train_all
 from mind.ablation import as_overrides
 from mind.comparison import Comparison, Generator
 from mind.compute import parameter_count, step_operations, step_seconds
-from mind.kinds import open_recipe, read_run
+from mind.kinds import check_settings, open_recipe, read_run
+from mind.open_generator import TokenizerChoice
 
 _COUNTED_STEPS = 8
 """Steps whose operations are averaged: a masked generator's differ."""
@@ -81,13 +81,16 @@ class Plan:
     @cached_property
     def judge(self) -> Judge:
         """How images are judged."""
-        one = self.comparison
-        return Judge(one.reference, one.reference_limit, one.extractor)
+        return _judge(self.comparison)
 
     @property
     def seeds(self) -> int:
         """Runs of each generator."""
         return len(self.entrants[0].trainings)
+
+
+def _judge(comparison: Comparison) -> Judge:
+    return Judge(comparison.reference, comparison.reference_limit, comparison.extractor)
 
 
 def plan_comparison(
@@ -104,12 +107,16 @@ def plan_comparison(
         device: where everything is computed.
 
     Raises:
-        UserError: a generator that cannot be trained, numbers of parameters that differ too much, or counts below 1.
+        UserError: a generator that cannot be trained, numbers of parameters that differ too much, a reference or an extractor
+            that is not here, or counts below 1.
     """
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
     make_writable(out)
+    _judge(comparison).check()
+    for generator in comparison.generators:
+        _check_sampler(generator)
     costs = [_costs(comparison, generator, out, device) for generator in comparison.generators]
     _check_sizes(comparison, [cost["parameters"] for cost in costs])
     budget = comparison.steps * costs[0]["operations"]
@@ -132,6 +139,13 @@ def _training(comparison: Comparison, generator: Generator, seed: int, **more: A
     except UserError as error:
         raise UserError(f"generator '{generator.label}': {error}") from error
     return Training(generator.kind, generator.base, tuple(overrides), config)
+
+
+def _check_sampler(generator: Generator) -> None:
+    try:
+        check_settings(generator.kind, generator.sample)
+    except UserError as error:
+        raise UserError(f"generator '{generator.label}': {error}") from error
 
 
 def _costs(comparison: Comparison, generator: Generator, out: Path, device: str) -> dict[str, Any]:
@@ -173,7 +187,7 @@ def run_comparison(plan: Plan, out: Path, *, command: str | None = None) -> dict
     failed = train_all([t for one in plan.entrants for t in one.trainings], plan.runs, plan.jobs, plan.device)
     points = _measure_all(plan, out, failed)
     comparison = plan.comparison
-    reference = open_data(comparison.reference, limit=comparison.reference_limit)
+    reference = plan.judge.check()
     results: dict[str, Any] = {
         "schema_version": COMPARISON_SCHEMA_VERSION,
         "latentlab": __version__,
@@ -186,7 +200,7 @@ def run_comparison(plan: Plan, out: Path, *, command: str | None = None) -> dict
         "samples": comparison.samples,
         "weights": "averaged" if comparison.averaged else "raw",
         "extractor": comparison.extractor,
-        "reference": {"name": reference.name, "fingerprint": reference.fingerprint, "n": reference.n},
+        "reference": {"name": comparison.reference, "fingerprint": reference.fingerprint, "n": reference.n},
         "seeds": plan.seeds,
         "operations": comparison.steps * plan.entrants[0].operations,
         "floors": _floors(plan, out),
@@ -215,7 +229,11 @@ def _places(plan: Plan) -> dict[Place, Point]:
             ) -> Point:
                 weights = training.weights(plan.runs, step, comparison.averaged)
                 settings = {**one.generator.sample, "cfg_scale": scale}
-                return Point(one.generator.kind, weights, settings, comparison.samples, seed)
+                data = training.config.data
+                decoder = (
+                    TokenizerChoice() if data.weights is None else TokenizerChoice(data.tokenizer, None, data.weights)
+                )
+                return Point(one.generator.kind, weights, settings, comparison.samples, seed, decoder)
 
             for share in comparison.shares():
                 places[number, seed, "curve", share] = point(one.step_at(share), 1.0)
@@ -256,10 +274,15 @@ def _floors(plan: Plan, out: Path) -> dict[str, Any]:
         if data.train is None:
             continue  # a store, whose images are not known
         asked = data, comparison.samples, plan.judge, out, plan.device
-        floors.setdefault("real images", real_floor(*asked))
-        name = f"reconstructions of {data.tokenizer}"
-        if name not in floors:
-            floors[name] = reconstruction_floor(*asked)
+        for name, floor in (
+            ("real images", real_floor),
+            (f"reconstructions of {data.tokenizer}", reconstruction_floor),
+        ):
+            if name not in floors:
+                try:
+                    floors[name] = floor(*asked)
+                except UserError as error:  # the generators' numbers must not be lost
+                    say(f"no floor of {name}: {error}")
     return floors
 
 

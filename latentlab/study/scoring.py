@@ -3,18 +3,23 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from latentlab import __version__
-from latentlab.files import digest, file_sha256
+from latentlab.errors import UserError
+from latentlab.files import digest
 from latentlab.finished import FinishedSteps
+from latentlab.pixels import Pixels
 from latentlab.quality.evaluation import Evaluation, evaluate
+from latentlab.quality.features import feature_extractor
 from latentlab.quality.image_sets import EvaluationSet, open_reference, open_samples
 from mind.generate import generate
 from mind.kinds import open_weights
+from mind.open_generator import TokenizerChoice
 
 POINT_VERSION = 1
 """Raised when what a kept point holds changes its meaning."""
@@ -36,20 +41,34 @@ class Judge:
     extractor: str = "efficientnet-lite0"
     metrics: tuple[str, ...] = ("fd", "pr")
 
-    @property
+    @cached_property
     def key(self) -> list[Any]:
-        """What its numbers depend on, as JSON values."""
-        return [self.reference, self.limit, self.extractor, list(self.metrics)]
+        """What its numbers depend on, as JSON values: the content of the reference, not its name."""
+        facts = open_reference(self.reference, limit=self.limit).facts
+        content = facts.get("sha256") or facts["fingerprint"]
+        return [content, self.limit, feature_extractor(self.extractor).version, list(self.metrics)]
+
+    def check(self) -> Pixels:
+        """Return the real images, once it is sure that everything can be judged: before hours of training, not after them.
+
+        Raises:
+            UserError: a reference without images or that cannot be read, an unknown extractor, or one whose weights are not here.
+        """
+        feature_extractor(self.extractor)
+        return open_reference(self.reference, limit=self.limit).images
 
     def judge(self, samples: EvaluationSet, device: str) -> dict[str, Any]:
         """Return, by the name of each measurement, its value, interval, n and warnings.
 
         Raises:
-            UserError: images or reference that cannot be read, an unknown extractor, or weights of one that are not here.
+            UserError: images or reference that cannot be read, an unknown extractor, weights of one that are not here, or a
+                metric that these images are too few for.
         """
         reference = open_reference(self.reference, like=samples, limit=self.limit)
         asked = Evaluation(samples, reference, self.metrics, (self.extractor,), device=device)
         results = evaluate(asked)
+        for metric, reason in results.refused.items():  # else a point without numbers would be kept
+            raise UserError(f"{metric}: {reason}")
         return {m.name: _plain(m) for m in results.measurements}
 
 
@@ -73,6 +92,7 @@ class Point:
         settings: of the sampler, over those the weights recommend.
         samples: number of images.
         seed: of the draws.
+        tokenizer: what decodes, where the weights do not say it all.
     """
 
     kind: str
@@ -80,6 +100,15 @@ class Point:
     settings: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1000
     seed: int = 0
+    tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
+
+    def open(self, device: str) -> Any:
+        """Return the generator, ready to draw.
+
+        Raises:
+            UserError: weights, tokenizer or settings that cannot be used.
+        """
+        return open_weights(self.kind, self.weights, settings=self.settings, tokenizer=self.tokenizer, device=device)
 
     def measure(self, judge: Judge, out: Path, device: str = "cpu") -> dict[str, Any]:
         """Return ``quality``, ``sampling`` and the folder of the images, drawn below ``out`` now or kept from an earlier time.
@@ -87,20 +116,15 @@ class Point:
         Raises:
             UserError: weights, settings or reference that cannot be used.
         """
-        drawn = digest(
-            [__version__, self.kind, file_sha256(self.weights), dict(self.settings), self.samples, self.seed]
-        )
+        generator = self.open(device)
+        drawn = digest([__version__, generator.facts(), self.samples, self.seed])
         key = digest([POINT_VERSION, drawn, judge.key])
         finished = FinishedSteps(out / "points")
         kept = finished.get(key, key)
         if kept is None:
-            generator = open_weights(self.kind, self.weights, settings=self.settings, device=device)
             made = generate(generator, out / "samples" / drawn, n=self.samples, seed=self.seed)
-            kept = {
-                "quality": judge.judge(open_samples(str(made.folder)), device),
-                "sampling": made.record,
-                "images": f"samples/{drawn}",
-            }
+            quality = judge.judge(open_samples(str(made.folder)), device)
+            kept = {"quality": quality, "sampling": made.record, "images": f"samples/{drawn}"}
             finished.put(key, key, kept)
         return dict(kept)
 
@@ -110,7 +134,7 @@ class Point:
         Raises:
             UserError: weights or settings that cannot be used.
         """
-        generator: Any = open_weights(self.kind, self.weights, settings=self.settings, device=device)
+        generator = self.open(device)
         label = torch.zeros(1, dtype=torch.int64)
         seconds, decoding, evaluations = [], [], 0.0
         for i in range(repeats + 1):  # the first one warms up

@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from latentlab import __version__
-from latentlab.files import digest
+from latentlab.data import open_data
+from latentlab.files import digest, file_sha256
 from latentlab.run_folder import RunFolder, stop_signal
 from latentlab.runtime import progress, usable_cpus
-from mind.run_config import RunConfig
+from latentlab.store import LatentStore
+from mind.run_config import DataConfig, RunConfig
 from mind.training import kept_weights
 
 _LAST_SHARE = 0.1
@@ -37,10 +40,10 @@ class Training:
     overrides: tuple[str, ...]
     config: RunConfig
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Name of everything that determines the weights."""
-        return digest([__version__, self.config.model_dump(mode="json")])
+        """Name of everything that determines the weights: the configuration, and what is in the files that it names."""
+        return digest([__version__, self.config.model_dump(mode="json"), *_contents(self.config.data)])
 
     def folder(self, runs: Path) -> Path:
         """Return the run's folder below the folder ``runs``."""
@@ -59,6 +62,17 @@ class Training:
     def log(self, runs: Path) -> Path:
         """Return the file of what the run says."""
         return runs / f"{self.name}.log"
+
+
+def _contents(data: DataConfig) -> list[str]:
+    """Return digests of the files that a run reads; of what ships with the package the name says all."""
+    stores = [path for path in (data.store, data.mirrored_store, data.validation_store) if path is not None]
+    sources = [name for name in (data.train, data.validation) if name is not None and not name.startswith("fashion")]
+    return [
+        *([] if data.weights is None else [file_sha256(data.weights)]),
+        *(LatentStore(path).fingerprint for path in stores),
+        *(open_data(name, image_size=data.image_size).fingerprint for name in sources),
+    ]
 
 
 def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: str = "auto") -> dict[str, str]:

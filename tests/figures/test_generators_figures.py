@@ -55,3 +55,18 @@ def test_mistakes() -> None:
             draw({}, "fd")
     with pytest.raises(UserError, match="needs 'minutes'"):
         learning_curves.draw({"a": [{key: value for key, value in curve().items() if key != "minutes"}]}, "fd")
+
+
+def test_ticks_are_plain_numbers_and_few() -> None:
+    """Ranges of less than a power of ten have ticks too, none of them a power."""
+    for seconds in ((0.04, 0.09), (0.003, 8.0)):
+        rows = [
+            {"label": "a", "scale": scale, "seconds": at, "evaluations": 4.0, "distance": 200 + at}
+            for scale, at in zip((1.0, 2.0), seconds, strict=True)
+        ]
+        axis = sampling_cost.draw(rows, "fd").axes[0].xaxis
+        low, high = axis.get_view_interval()
+        ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+        assert 2 <= len(ticks) <= 12
+        assert {label.get_text() for label in axis.get_majorticklabels()} >= {f"{tick:g}" for tick in ticks}
+        assert not any(label.get_text() for label in axis.get_minorticklabels())
