@@ -87,8 +87,8 @@ def lnc(
         ``ceiling`` (largest value the class sizes allow), ``chance`` (expectation under random labels).
 
     Raises:
-        UserError: no labels, k not below the number of images, masks asked for but absent, non-finite latents, or
-            features that are all equal.
+        UserError: no labels, no class with 2 images, k not below the number of images, masks asked for but absent, non-finite
+            latents, or features that are all equal.
     """
     if latents.labels is None:
         raise UserError("lnc needs labels, and these latents have none")
@@ -100,6 +100,8 @@ def lnc(
     if dropped:
         warnings.append(f"{dropped} of {latents.n} images have an empty mask and were left out")
     labels = latents.labels[kept]
+    if len(np.unique(labels)) == len(labels):
+        raise UserError(f"lnc needs a class with at least 2 images: all {len(labels)} classes have one")
     sizes = [size for size in sorted({*COMPANIONS, k}) if size < len(labels)]
     neighbours = nearest(features, features, max(sizes), metric, exclude_self=True)
     same = labels[neighbours] == labels[:, None]

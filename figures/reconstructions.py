@@ -1,5 +1,6 @@
 """What a tokenizer loses: originals over reconstructions over their difference."""
 
+import re
 from collections.abc import Sequence
 from textwrap import shorten, wrap
 
@@ -24,6 +25,8 @@ def draw(
 ) -> Figure:
     """Draw one column per image; the last row is |difference| averaged over the colours, on one scale for all columns.
 
+    The scale ends where one pixel in a thousand lies above it: a few that are far off would hide all others.
+
     Args:
         originals: [n,3,H,W] or [n,1,H,W], uint8 or float in [-1,1]; 4 to 12 images read well.
         reconstructions: of the same shape, uint8 or float in [-1,1]; what lies outside is clipped, as a viewer would.
@@ -46,7 +49,7 @@ def draw(
     width = max(1.1 * len(first) + 1.6, 5.0)
     figure = Figure(figsize=(width, 4.3), layout="constrained")
     grid = figure.subplots(len(_ROWS), len(first), squeeze=False)
-    top = max(float(difference.max()), 1 / 255)
+    top = max(float(np.quantile(difference, 0.999)), 1 / 255)
     for column, (x, y, gap) in enumerate(zip(first, second, difference, strict=True)):
         grid[0, column].imshow(x, interpolation="nearest")
         grid[1, column].imshow(y, interpolation="nearest")
@@ -56,12 +59,17 @@ def draw(
     for axes, text in zip(grid[:, 0], _ROWS, strict=True):
         axes.set_ylabel(text, size=10)
     for axes, text in zip(grid[0], class_names or (), strict=False):
-        axes.set_title("\n".join(wrap(shorten(text, 26, placeholder="…"), 13)), size=9, parse_math=False)
-    bar = figure.colorbar(scale, ax=grid, shrink=0.3, aspect=8, anchor=(0, 0), pad=0.01)
+        axes.set_title("\n".join(wrap(shorten(_words(text), 26, placeholder="…"), 13)), size=9, parse_math=False)
+    bar = figure.colorbar(scale, ax=grid, shrink=0.3, aspect=8, anchor=(0, 0), pad=0.01, extend="max")
     bar.set_label("share of\npixel range", size=9)
     title = f"Reconstructions: {name}" if name else "Reconstructions"
     figure.suptitle("\n".join(wrap(title, int(8 * width))), weight="bold", size=12, parse_math=False)
     return figure
+
+
+def _words(class_name: str) -> str:
+    """Return ``miniature schnauzer`` of ``n02097047_miniature_schnauzer``, as ImageNet's folders are often called."""
+    return re.sub(r"^n\d{8}_", "", class_name).replace("_", " ")
 
 
 def _pixels(which: str, images: np.ndarray | torch.Tensor) -> np.ndarray:

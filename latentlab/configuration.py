@@ -55,7 +55,15 @@ def read_config(
         UserError: no such file, not YAML, an unknown or missing key, a value out of range.
     """
     file = _find(path, shipped, kind)
-    content = _read_table(file)
+    return checked_config(model, file, _read_table(file), overrides)
+
+
+def checked_config(model: type[M], file: Path | str, content: dict[str, Any], overrides: Sequence[str]) -> M:
+    """Return the ``content`` of a file with overrides as settings.
+
+    Raises:
+        UserError: an unknown or missing key, a value out of range; says so of ``file``.
+    """
     for override in overrides:
         _apply(content, override)
     try:

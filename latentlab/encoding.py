@@ -2,9 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.utils import WeakFileLock
 from torch import Tensor
@@ -13,12 +18,20 @@ from latentlab import __version__
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.files import digest, home
+from latentlab.pace import shown_pace
 from latentlab.pixels import to_unit_range
+from latentlab.prefetching import WriteBehind, read_ahead
 from latentlab.randomness import generator
-from latentlab.runtime import make_writable, progress
+from latentlab.ranks import Ranks
+from latentlab.runtime import make_writable
 from latentlab.store import LatentStore, StoreWriter, open_if_current
 from latentlab.tokenizers import default_release, load_tokenizer
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+
+PRECISIONS = ("float32", "bfloat16")
+
+_UNWRITTEN = 32
+"""Batches of latents that may wait to be written: a GPU goes on while a shard of 128 MB reaches the disk."""
 
 _CPU_PIXELS, _GPU_PIXELS = 1 << 17, 1 << 21
 """Pixels per pass. The widest activations of the published tokenizers take 512 bytes per pixel, several of them at a time."""
@@ -58,10 +71,14 @@ def encode_images(
     dtype: str = "float32",
     sample: bool = False,
     seed: int = 0,
+    flip: bool = False,
+    precision: str = "float32",
+    ranks: Ranks = Ranks(),
 ) -> LatentStore:
     """Encode all ``images`` and return the store at ``path``; one that holds exactly this already is returned as it is.
 
-    Latents are stored un-normalised, with labels, foreground masks and codes where there are any.
+    Latents are stored un-normalised, with labels, foreground masks and codes where there are any. Images are read, and shards
+    written, in the background. Memory does not depend on the number of images.
 
     Args:
         tokenizer: moved to ``device`` and put in evaluation mode.
@@ -72,41 +89,136 @@ def encode_images(
         dtype: precision on disk: ``float32``, ``float16`` or ``bfloat16``.
         sample: draw from the posterior instead of taking its mode.
         seed: seed of these draws; each batch has its own stream, so that an interrupted run continues identically.
+        flip: encode every image mirrored left to right too (`LatentStore.mirrored`).
+        precision: of the tokenizer: ``float32``, or ``bfloat16`` for torch's autocast.
+        ranks: processes that share the images, all of them in this call; consecutive images each, in whole batches, so that
+            every latent is the same for any number of them.
 
     Raises:
-        UserError: batch size below 1, unknown dtype, unreadable image, non-finite latent, or a folder that cannot be written.
+        UserError: batch size below 1, unknown dtype or precision, unreadable image, non-finite latent, or a folder that
+            cannot be written.
     """
     batch_size = default_batch_size(images.image_size, device) if batch_size is None else batch_size
     if batch_size < 1:
         raise UserError(f"batch size must be at least 1, got {batch_size}")
-    request = store_request(tokenizer, images, dtype, (seed, batch_size) if sample else None)
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    request = store_request(tokenizer, images, dtype, (seed, batch_size) if sample else None, flip, precision)
     if finished := open_if_current(path, request):
         return finished
     make_writable(path)
-    with WeakFileLock(path / ".lock"):  # two analyses that want the same latents: one encodes, the other waits
+    with _alone(path, ranks):
         if finished := open_if_current(path, request):
             return finished
-        writer = StoreWriter(path, request=request, spec=tokenizer.spec, dtype=dtype, class_names=images.class_names)
-        tokenizer = tokenizer.to(device).eval()
-        done = writer.done
-        with progress(f"encoding {images.name}", images.n, done) as advance, torch.inference_mode():
-            for indices, pixels in images.batches(batch_size, first=done - done % batch_size):
-                noise = _generator(device, seed, int(indices[0])) if sample else None
-                latents, codes = encode_batch(tokenizer, to_unit_range(pixels.to(device)), noise)
-                missing = slice(max(done - indices[0], 0), None)  # a shard may end inside a batch
-                kept = indices[missing]
-                writer.append(
-                    latents[missing],
-                    labels=None if images.labels is None else images.labels[kept],
-                    codes=None if codes is None else codes[missing],
-                    masks=images.masks(kept) if images.has_masks else None,
-                )
-                advance(len(kept))
+        writer = StoreWriter(
+            path, request=request, spec=tokenizer.spec, dtype=dtype, class_names=images.class_names, ranks=ranks
+        )
+        encoder = BatchEncoder(
+            tokenizer.to(device).eval(), torch.device(device), seed if sample else None, flip, precision
+        )
+        _encode_missing(encoder, images, writer, batch_size, ranks)
         return writer.finish()
 
 
+@contextmanager
+def _alone(path: Path, ranks: Ranks) -> Iterator[None]:
+    """Let one job at a time write to ``path``: of two analyses that want the same latents one encodes, the other waits."""
+    with WeakFileLock(path / ".lock") if ranks.first else nullcontext():
+        ranks.wait()
+        yield
+
+
+def _encode_missing(
+    encoder: "BatchEncoder", images: ImageSet, writer: StoreWriter, batch_size: int, ranks: Ranks
+) -> None:
+    """Encode this rank's part of what is not on disk yet."""
+    parts = writer.missing(images.n, batch_size)
+    label = f"encoding {images.name}" + (f", process 1 of {ranks.size}" if ranks.size > 1 else "")
+    pace = shown_pace(label, "images", sum(map(len, parts)), quiet=not ranks.first)
+    read = partial(_read, images, encoder.device.type == "cuda")
+    with pace as advance, torch.inference_mode(), WriteBehind(_UNWRITTEN) as writing:
+        for batch, (pixels, masks) in read_ahead(_batches(parts, batch_size, images.n), read):
+            columns = encoder.columns(pixels, batch.whole.start)
+            labels = None if images.labels is None else images.labels[batch.whole.start : batch.whole.stop]
+            writing.do(partial(_store, writer, batch, {**columns, "labels": labels, "masks": masks}))
+            advance(len(batch.kept))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images that pass the tokenizer together, of which those in ``part`` are stored: a shard may begin or end inside."""
+
+    whole: range
+    part: range
+
+    @property
+    def kept(self) -> range:
+        return range(max(self.whole.start, self.part.start), min(self.whole.stop, self.part.stop))
+
+
+def _batches(parts: Sequence[range], size: int, n: int) -> Iterator[_Batch]:
+    """Yield the batches that hold the images in ``parts``; they begin at multiples of the size, whoever encodes them."""
+    for part in parts:
+        for start in range(part.start - part.start % size, part.stop, size):
+            yield _Batch(range(start, min(start + size, n)), part)
+
+
+def _read(images: ImageSet, pin: bool, batch: _Batch) -> tuple[Tensor, Tensor | None]:
+    """Return images and masks of a batch; from pinned memory a GPU takes them while it works on the batch before."""
+    indices = np.arange(batch.whole.start, batch.whole.stop)
+    pixels = images.images(indices)
+    return pixels.pin_memory() if pin else pixels, images.masks(indices) if images.has_masks else None
+
+
+def _store(writer: StoreWriter, batch: _Batch, columns: Mapping[str, Any]) -> None:
+    kept = slice(batch.kept.start - batch.whole.start, batch.kept.stop - batch.whole.start)
+    writer.go_to(batch.kept.start)
+    chosen: dict[str, Any] = {name: None if column is None else column[kept] for name, column in columns.items()}
+    writer.append(**chosen)
+
+
+@dataclass(frozen=True)
+class BatchEncoder:
+    """Images of one batch -> the columns of a store.
+
+    Attributes:
+        tokenizer: on ``device``, in evaluation mode.
+        device: where it runs.
+        seed: of draws from the posterior; None for its mode.
+        flip: encode the mirrored images too.
+        precision: ``float32``, or ``bfloat16`` for autocast.
+    """
+
+    tokenizer: Tokenizer
+    device: torch.device
+    seed: int | None = None
+    flip: bool = False
+    precision: str = "float32"
+
+    def columns(self, pixels: Tensor, first: int) -> dict[str, Tensor | None]:
+        """Return what `StoreWriter.append` takes of images uint8 [b,3,H,W], the first of which is number ``first``."""
+        images = to_unit_range(pixels.to(self.device, non_blocking=True))
+        latents, codes = self._encode(images, first, "posterior")
+        columns = {"latents": latents, "codes": codes}
+        if self.flip:
+            columns["flipped"], columns["flipped_codes"] = self._encode(
+                images.flip(3), first, "posterior of mirrored images"
+            )
+        return columns
+
+    def _encode(self, images: Tensor, first: int, stream: str) -> tuple[Tensor, Tensor | None]:
+        noise = None if self.seed is None else _generator(self.device, self.seed, stream, first)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return encode_batch(self.tokenizer, images, noise)
+
+
 def store_request(
-    tokenizer: Tokenizer, images: ImageSet, dtype: str = "float32", draws: tuple[int, int] | None = None
+    tokenizer: Tokenizer,
+    images: ImageSet,
+    dtype: str = "float32",
+    draws: tuple[int, int] | None = None,
+    flip: bool = False,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Return everything that determines the content of a store, as JSON values.
 
@@ -115,7 +227,11 @@ def store_request(
         images: their fingerprint.
         dtype: precision on disk.
         draws: (seed, batch size) when latents are drawn from the posterior, None for its mode.
+        flip: whether mirrored images are encoded too.
+        precision: of the tokenizer.
     """
+    # What is off is not mentioned: stores made before there was a choice stay valid.
+    chosen = {"flip": flip or None, "precision": None if precision == "float32" else precision}
     return {
         "latentlab": __version__,
         "tokenizer": digest(tokenizer.spec.to_dict()),
@@ -124,6 +240,7 @@ def store_request(
         "images": images.n,
         "dtype": dtype,
         "draws": list(draws) if draws else None,
+        **{name: value for name, value in chosen.items() if value is not None},
     }
 
 
@@ -156,9 +273,9 @@ def encode_batch(
     return tokenizer.encode(images, sample=noise is not None, generator=noise), None
 
 
-def _generator(device: torch.device | str, seed: int, start: int) -> torch.Generator:
+def _generator(device: torch.device | str, seed: int, stream: str, start: int) -> torch.Generator:
     """Return the generator of the batch that begins at image ``start``."""
-    return torch.Generator(device).manual_seed(generator(seed, "posterior", start).initial_seed())
+    return torch.Generator(device).manual_seed(generator(seed, stream, start).initial_seed())
 
 
 def weights_digest(tokenizer: Tokenizer) -> str:

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from torch import Tensor
 from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, first_difference, write_text
+from latentlab.ranks import Ranks
 
 
 class Interrupted(Exception):
@@ -117,6 +118,13 @@ def stop_signal() -> Iterator[StopSignal]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def alone(path: Path, ranks: Ranks) -> AbstractContextManager[Any]:
+    """Keep other runs out of the folder ``path``, which must exist: a second one waits, and finds the work done."""
+    from huggingface_hub.utils import WeakFileLock
+
+    return WeakFileLock(path / ".lock") if ranks.first else nullcontext()
 
 
 def write_grid(path: Path, images: Tensor, columns: int) -> None:

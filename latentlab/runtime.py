@@ -42,7 +42,7 @@ def available_devices() -> list[str]:
 
 
 def quick_bfloat16(device: torch.device) -> bool:
-    """Return whether the device has instructions for bfloat16; a CPU without them is about ten times slower in it than in float32."""
+    """Return whether the device has instructions for bfloat16; a CPU without them is about ten times slower than in float32."""
     if device.type != "cpu":
         return True
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

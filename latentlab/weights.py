@@ -1,251 +1,75 @@
-"""Weight files: where they are, how they get there (verified), and how their tensors are read without running anything.
+"""Weight files: where they are on this machine, and how their tensors are read without running anything.
 
 Nothing here unpickles freely: a weight file from elsewhere is untrusted until its tensors are in memory. torch is imported
 where tensors are read, so that listing which weights are present stays quick.
 """
 
-import os
+import json
 import re
 import shlex
-import shutil
-import sys
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from ssl import SSLError
-from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from latentlab.downloading import download_weights, one_line
 from latentlab.errors import UserError
-from latentlab.files import file_sha256, home
+from latentlab.torch_archive import check_archive
+from latentlab.weight_file import WeightFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TIMEOUT = 8.0
-"""Seconds without an answer after which a server counts as unreachable."""
+__all__ = ["WeightFile", "download_weights", "find_weights", "local_copy", "read_metadata", "read_state_dict"]
 
-_BLOCK = 1 << 20
+ENTRIES = "converted_entries"
+"""Name in the header under which `latentlab convert` notes the entries (``state_dict``, ``ema``) of a checkpoint."""
+
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 _TORCH_PICKLE = b"\x80\x02"  # torch.save writes pickle protocol 2
+_BEYOND = re.compile(
+    r"(?:Unsupported|Trying to load unsupported|Trying to call|Trying to instantiate|Can only create|Can only build) [^\n]*"
+)
+"""How torch says what its restricted unpickler does not rebuild."""
+
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """A published weight file.
-
-    Attributes:
-        repo: who published it: a Hugging Face hub id, unless ``url`` says otherwise; names the local folder.
-        filename: name inside the repository (may have folders).
-        size: bytes, where known.
-        sha256: hex digest, where known.
-        url: https address to download from instead of the hub.
-        licence: of the weights.
-    """
-
-    repo: str | None
-    filename: str
-    size: int | None = None
-    sha256: str | None = None
-    url: str | None = None
-    licence: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Folder under latentlab's cache in which the file is looked for and put."""
-        root = home() / "weights"
-        return root / self.repo.replace("/", "--") if self.repo else root
-
-    @property
-    def path(self) -> Path:
-        """Where the file belongs on this machine."""
-        return self.folder / self.filename
-
-    @property
-    def origin(self) -> str:
-        """Address or hub id, for messages."""
-        return self.url or (f"huggingface.co/{self.repo}" if self.repo else "no known address")
-
-
-def find_weights(file: WeightFile, download: bool = False) -> Path:
+def find_weights(file: WeightFile, download: bool = False, command: str | None = None) -> Path:
     """Return where ``file`` is on this machine: in latentlab's cache or in the Hugging Face cache.
 
     Args:
         file: what to look for.
         download: fetch it when it is absent; otherwise nothing touches the network.
+        command: command line that fetches it, for the message; None for one of hf or curl.
 
     Raises:
         UserError: absent (says where it comes from, where to put it and the command that does both), or of another size
             than published.
     """
-    found = file.path if file.path.is_file() else _in_hub_cache(file)
+    found = local_copy(file)
     if found is not None:
-        _check_size(file, found)
+        file.check_size(found)
         return found
     if download:
         return download_weights(file)
+    example = file.command if command is None else f", for example: {command}"
     raise UserError(
-        f"weights {file.filename} ({_megabytes(file.size)}) are not on this machine: get them from {file.origin} and put "
-        f"them at {file.path}{_command(file)}"
+        f"weights {file.filename} ({file.size_text}) are not on this machine: get them from {file.origin} and put "
+        f"them at {file.path}{example}"
     )
 
 
-def download_weights(file: WeightFile) -> Path:
-    """Download ``file``, verify its size and hash, and return its path; an interrupted download is resumed.
-
-    The file gets its final name only when it is whole and right. Does nothing when it is there already.
-
-    Raises:
-        UserError: no address, no network, no such file, interrupted, wrong size or hash, or the folder is not writable.
-    """
-    from huggingface_hub.utils import WeakFileLock
-
-    try:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(_beside(file, ".lock")):  # several ranks may start at once: one downloads, the others wait
-            if not file.path.is_file():
-                part = _fetch(file)
-                _verify(file, part)
-                os.replace(part, file.path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {file.path}: {error.strerror or error}; free space or set LATENTLAB_HOME"
-        ) from error
-    _check_size(file, file.path)
-    return file.path
-
-
-def _beside(file: WeightFile, suffix: str) -> Path:
-    return file.path.with_name(f".{file.path.name}{suffix}")
-
-
-def _in_hub_cache(file: WeightFile) -> Path | None:
+def local_copy(file: WeightFile) -> Path | None:
+    """Return where ``file`` is on this machine, unverified: in latentlab's cache or in the Hugging Face cache; None if absent."""
+    if file.path.is_file():
+        return file.path
     if file.repo is None or file.url is not None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(file.repo, file.filename)
     return Path(found) if isinstance(found, str) else None
-
-
-def _command(file: WeightFile) -> str:
-    """Return a shell command that puts the file in place, with what leads to it in a sentence."""
-    path = shlex.quote(str(file.path))
-    if file.url is not None:
-        return f", for example: curl --create-dirs -L -C - -o {path} {shlex.quote(file.url)}"
-    if file.repo is not None:
-        return f", for example: hf download {file.repo} {file.filename} --local-dir {shlex.quote(str(file.folder))}"
-    return ""
-
-
-def _megabytes(size: int | None) -> str:
-    return "size unknown" if size is None else f"{size / 1e6:.1f} MB"
-
-
-def _check_size(file: WeightFile, path: Path) -> None:
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
-        raise UserError(f"{path} has {size} bytes instead of {file.size}: delete it and download it again")
-
-
-def _verify(file: WeightFile, part: Path) -> None:
-    """Raise `UserError` and delete ``part`` unless it has the published size and hash."""
-    size = part.stat().st_size
-    wrong = f"has {size} bytes instead of {file.size}" if file.size not in (None, size) else None
-    if wrong is None and file.sha256 is not None:
-        found = file_sha256(part)
-        wrong = f"has SHA-256 {found} instead of {file.sha256}" if found != file.sha256.lower() else None
-    if wrong is not None:
-        part.unlink()
-        raise UserError(f"{file.filename} from {file.origin} {wrong}: it is not the published file and was not kept")
-
-
-def _unreachable(file: WeightFile, reason: object) -> UserError:
-    why = _one_line(reason)
-    return UserError(
-        f"cannot download {file.filename} from {file.origin} ({why}): try again, or put the file at {file.path}"
-    )
-
-
-def _fetch(file: WeightFile) -> Path:
-    """Download to a hidden file beside the final one and return its path; nothing is verified yet."""
-    if file.url is not None:
-        return _fetch_url(file, file.url)
-    if file.repo is not None:
-        return _fetch_hub(file, file.repo)
-    raise UserError(f"weights {file.filename} have no known address: put them at {file.path} by hand")
-
-
-def _fetch_hub(file: WeightFile, repo: str) -> Path:
-    """Download from the Hugging Face hub into a hidden folder, where the hub client keeps what it needs to resume."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    staging = _beside(file, ".hub")
-    try:
-        get_hf_file_metadata(hf_hub_url(repo, file.filename), timeout=TIMEOUT)  # the download itself retries for 20 s
-        fetched = Path(hf_hub_download(repo, file.filename, local_dir=staging, etag_timeout=TIMEOUT))
-    except Exception as error:  # the hub client's errors have no common base
-        raise _unreachable(file, error) from error
-    part = _beside(file, ".part")
-    os.replace(fetched, part)
-    shutil.rmtree(staging)
-    return part
-
-
-def _fetch_url(file: WeightFile, url: str) -> Path:
-    """Download from a plain address, going on where an earlier attempt stopped."""
-    if not url.startswith(("https://", "http://")):
-        raise UserError(f"weights {file.filename}: {url} is not an http(s) address")
-    part = _beside(file, ".part")
-    if file.size is not None and part.is_file() and part.stat().st_size >= file.size:
-        return part
-    try:
-        missing = _receive(url, part)
-    except HTTPError as error:
-        error.close()
-        raise _unreachable(file, f"HTTP {error.code} {error.reason}") from error
-    except (URLError, HTTPException, TimeoutError, ConnectionError, SSLError) as error:
-        raise _unreachable(file, getattr(error, "reason", error)) from error
-    if missing:
-        raise _unreachable(file, f"interrupted with {missing} bytes to go; the next attempt resumes")
-    return part
-
-
-def _receive(url: str, part: Path) -> int:
-    """Append what ``part`` lacks; return how many announced bytes did not come."""
-    start = part.stat().st_size if part.is_file() else 0
-    try:
-        answer = urlopen(Request(url, headers={"Range": f"bytes={start}-"} if start else {}), timeout=TIMEOUT)
-    except HTTPError as error:
-        if error.code != 416 or not start:
-            raise
-        error.close()  # nothing follows these bytes: they are all there, or of another file; begin again
-        part.unlink()
-        return _receive(url, part)
-    with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
-        announced = int(answer.headers.get("Content-Length") or 0)
-        before = file.tell()
-        _copy(answer, file, announced)
-        return max(0, announced - (file.tell() - before))
-
-
-def _copy(source: Any, target: BinaryIO, size: int) -> None:
-    """Copy with a progress bar when somebody watches, and flush to disk."""
-    from rich.console import Console
-    from rich.progress import wrap_file
-
-    watched = sys.stderr.isatty()
-    with wrap_file(
-        source, size, description="downloading", console=Console(stderr=True), disable=not watched
-    ) as reader:
-        shutil.copyfileobj(reader, target, _BLOCK)
-    target.flush()
-    os.fsync(target.fileno())
 
 
 def read_state_dict(path: Path, key: str | None = None, *, wrappers: Sequence[str] = ()) -> "dict[str, Tensor]":
@@ -309,14 +133,36 @@ def _is_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT
 
 
-def _read_safetensors(path: Path) -> "dict[str, Tensor]":
+def _read_safetensors(path: Path) -> "dict[str, Any]":
+    """Return the tensors by name; of a file of `latentlab convert` as its source had them, in their entries."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, "safetensors file", error) from error
+    entries = _entries(path)
+    whole: dict[str, Any] = {entry: {} for entry in entries}
+    for name, tensor in tensors.items():
+        entry = next((entry for entry in entries if name.startswith(f"{entry}.")), None)
+        if entry is None:
+            whole[name] = tensor
+        else:
+            whole[entry][name.removeprefix(f"{entry}.")] = tensor
+    return whole
+
+
+def _entries(path: Path) -> list[str]:
+    """Return the entries that a converted checkpoint kept its tensors in; empty for any other file."""
+    text = read_metadata(path).get(ENTRIES, "[]")
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError:
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise UserError(f"{path}: the header is damaged ('{ENTRIES}' is not a list of names): convert the file again")
+    return entries
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
@@ -326,7 +172,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
         start = file.read(2)
     is_zip = start == b"PK"
     if is_zip:
-        _check_archive(path)
+        check_archive(path)
     elif start != _TORCH_PICKLE:
         kind = "a plain pickle, which could run code" if start[:1] == _TORCH_PICKLE[:1] else "of an unknown kind"
         raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint but {kind}: check the file")
@@ -341,46 +187,28 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """Raise `UserError` unless a zip is laid out as torch writes it: plain stored members that fit into the file.
-
-    Torch never compresses, so a compressed member can only be a bomb or another program's archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise _damaged(path, "torch checkpoint", error) from error
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise UserError(f"{path} is refused: its member '{member.filename!r}' points outside the archive")
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise UserError(
-                f"{path} is refused: its member '{member.filename}' is compressed, torch checkpoints never are"
-            )
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise UserError(f"{path} is refused: its members are larger than the file")
-    if not any(member.filename.endswith("/data.pkl") for member in members):
-        raise UserError(f"{path} is a zip archive but not a torch checkpoint: check the file")
-
-
 def _refusal(path: Path, error: Exception) -> UserError:
-    """Say which class the restricted unpickler refused, or that the file is damaged."""
-    reason = str(error).partition("WeightsUnpickler error:")[2] or str(
-        error
-    )  # without torch's advice to load it unsafely
-    refused = _REFUSED.search(reason)
-    if refused is None:
-        return _damaged(path, "torch checkpoint", reason.strip().split("\n")[0] or type(error).__name__)
+    """Say what the restricted unpickler refused and how to convert the file, or that the file is damaged."""
+    beyond = _BEYOND.search(str(error))
+    if beyond is None:  # what torch says after its advice to load the file unsafely
+        reason = (str(error).partition("WeightsUnpickler error:")[2] or str(error)).strip()
+        return _damaged(path, "torch checkpoint", reason.partition("\n")[0] or type(error).__name__)
+    refused = _REFUSED.search(beyond[0])
+    what = f"beside tensors it asks for {refused[1]}, which could run code" if refused else one_line(beyond[0])
+    target = path.with_suffix(".safetensors")
     return UserError(
-        f"{path} is refused: beside tensors it asks for {refused[1]}, which could run code. Use a safetensors file, or have "
-        "somebody who trusts its source save only the state dict as safetensors"
+        f"{path} is refused: {what}. Take out its tensors alone, once and without running anything, with "
+        f"`{conversion_command(path, target)}` and give {target} instead"
     )
 
 
+def conversion_command(path: Path, target: Path) -> str:
+    """Return the command line that converts ``path`` into ``target``."""
+    return shlex.join(["latentlab", "convert", str(path), str(target)])
+
+
 def _damaged(path: Path, kind: str, error: Exception | str) -> UserError:
-    return UserError(f"{path} is not a readable {kind}, or is damaged ({_one_line(error)}): download it again")
+    return UserError(f"{path} is not a readable {kind}, or is damaged ({one_line(error)}): download it again")
 
 
 def _only_tensors(content: Any, where: str) -> "dict[str, Tensor]":
@@ -400,8 +228,3 @@ def _names(content: Mapping[str, Any] | Sequence[str], shown: int = 12) -> str:
     names = [str(name) for name in content]
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return (", ".join(names[:shown]) or "nothing") + rest
-
-
-def _one_line(reason: object) -> str:
-    text = " ".join(str(reason).split()) or type(reason).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."

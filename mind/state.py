@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentlab.parallel import sharded_as, whole
 from mind.geometry import TokenTable
 from mind.network import Mind
-from mind.parallel import sharded_as, whole
 
 Weights = dict[str, Tensor]
 

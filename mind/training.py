@@ -7,24 +7,23 @@ A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from huggingface_hub.utils import WeakFileLock
 from torch import Tensor
 
 from latentlab.checkpoints import load_checkpoint, save_checkpoint
 from latentlab.errors import UserError
 from latentlab.optimisation import learning_rate, update_average
+from latentlab.parallel import Workers, own_shard
 from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
-from latentlab.run_folder import Interrupted, RunFolder, stop_signal
+from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, quick_bfloat16, say
-from mind.parallel import Workers, own_shard
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
 from mind.run_config import RunConfig
@@ -344,13 +343,8 @@ def train(config: RunConfig, recipe: Callable[[torch.device], Recipe], out: Path
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     make_writable(out)
-    with joined_ranks(chosen.type) as ranks, _alone(out, ranks):
+    with joined_ranks(chosen.type) as ranks, alone(out, ranks):
         return Trainer(config, lambda: recipe(chosen), out, chosen, ranks).run()
-
-
-def _alone(out: Path, ranks: Ranks) -> AbstractContextManager[Any]:
-    """Keep other runs out of the folder: a second one waits, and finds the work done."""
-    return WeakFileLock(out / ".lock") if ranks.first else nullcontext()
 
 
 def _finite(value: float) -> bool:

@@ -1,5 +1,6 @@
 """Every command and the Python example of the README work as written (on less data)."""
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -76,6 +77,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "runs" / "sample-mind-fashion32").mkdir(parents=True)
     np.savez(tmp_path / "runs" / "sample-mind-fashion32" / "samples_20x32x32x3.npz", images, np.arange(20) % 10)
     save_file(tensors, tmp_path / "in" / "latents_rank00_shard000.safetensors")
+    torch.save({"state_dict": tensors, "args": argparse.Namespace()}, tmp_path / "last.ckpt")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused, whether there is a network or not
     return tmp_path
 
 
@@ -94,6 +97,8 @@ def test_documented_command(command: str, place: Path) -> None:
     )
     if "imagefolder" in command:  # the published weights are not part of a test machine
         assert done.returncode == 2 and "imagenet256_16384.ckpt" in done.stderr, done.stderr
+    elif words[0] == "fetch":
+        assert done.returncode == 2 and "taef2_encoder.pth" in done.stderr.splitlines()[-1], done.stderr
     else:
         assert done.returncode == 0, done.stderr
 

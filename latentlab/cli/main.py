@@ -16,12 +16,15 @@ from latentlab.cli import (
     analyze,
     collapse,
     compare,
+    convert,
     doctor,
     encode,
     evaluate,
     explain,
+    fetch,
     geometry,
     sample,
+    study,
     tokenizers,
     train,
     trajectories,
@@ -108,7 +111,10 @@ app.command()(geometry.geometry)
 app.command()(trajectories.trajectories)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
+app.add_typer(study.app, name="study")
 app.command()(tokenizers.tokenizers)
+app.command()(fetch.fetch)
+app.command()(convert.convert)
 app.command()(doctor.doctor)
 
 

@@ -9,14 +9,19 @@ from latentlab.cli.options import AsJson
 if TYPE_CHECKING:
     from latentlab.tokenizers import ZooEntry
 
-_COLUMNS = ("tokenizer", "release", "kind", "latent (image size)", "codes", "licence", "weights")
+_COLUMNS = ("tokenizer", "release", "kind", "latent (image size)", "codes", "size", "licence", "weights")
+_NUMBERS = ("codes", "size")
 _PLAIN_WIDTH = 160
+_HINT = (
+    "not here: `latentlab fetch NAME --release RELEASE` downloads the weights; without a network it says from where they come "
+    "and where to put them"
+)
 
 
 def tokenizers(json: AsJson = False) -> None:
     """List the tokenizers and their weights.
 
-    Shows releases, latent shapes, codebooks, licences, and whether the weights are on this machine.
+    Shows releases, latent shapes, codebooks, sizes, licences, and whether the weights are on this machine.
     """
     from latentlab.tokenizers import zoo_entries
 
@@ -30,10 +35,12 @@ def tokenizers(json: AsJson = False) -> None:
 
     table = Table()
     for column in _COLUMNS:
-        table.add_column(column, justify="right" if column == "codes" else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     for entry in entries:
         table.add_row(*map(Text, _row(entry)))
     Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
+    if any(entry.source is not None and not entry.present for entry in entries):
+        print(_HINT)
 
 
 def describe(entry: "ZooEntry") -> dict[str, Any]:
@@ -45,7 +52,9 @@ def describe(entry: "ZooEntry") -> dict[str, Any]:
         "latent_shape": None if entry.latent_shape is None else list(entry.latent_shape),
         "image_size": entry.image_size,
         "codebook_size": entry.codebook_size,
+        "size_bytes": entry.size,
         "licence": entry.licence,
+        "origin": None if entry.source is None else entry.source.origin,
         "weights_present": entry.present,
         "weights_path": None if entry.path is None else str(entry.path),
     }
@@ -55,13 +64,13 @@ def _row(entry: "ZooEntry") -> tuple[str, ...]:
     shape = "" if entry.latent_shape is None else f"{' x '.join(map(str, entry.latent_shape))} ({entry.image_size})"
     codes = "" if entry.codebook_size is None else f"{entry.codebook_size:,}"
     kind = "plain" if entry.kind == "none" else entry.kind or ""
-    return entry.name, entry.release, kind, shape, codes, entry.licence or "", _weights(entry)
+    return entry.name, entry.release, kind, shape, codes, entry.size_text, entry.licence or "", _weights(entry)
 
 
 def _weights(entry: "ZooEntry") -> str:
-    """Say in words where the weights are, or where they come from."""
+    """Say in words whether the weights are here."""
     if entry.release == "plug-in":
         return "plug-in"
     if entry.source is None:
         return "embedded" if entry.present else "missing: install latentlab again"
-    return str(entry.path) if entry.present else f"not here; published at {entry.source.origin}"
+    return "here" if entry.present else "not here"

@@ -24,7 +24,12 @@ def _commands() -> None:
 @app.command()
 def tokenizer(
     config: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (ibq).")
+        str,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML file, FILE#ROW of a file of many, or the name of a shipped one (ibq).",
+        ),
     ],
     overrides: Overrides = None,
     out: Annotated[
@@ -32,7 +37,10 @@ def tokenizer(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train an image tokenizer; the same command continues an interrupted run exactly where it stopped."""
+    """Train an image tokenizer; under torchrun, on all its processes.
+
+    The same command continues an interrupted run exactly where it stopped.
+    """
     check_folder("--out", out)
 
     from latentlab.tokenizers.config import load_config

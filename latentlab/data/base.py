@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from latentlab.errors import UserError
+from latentlab.prefetching import read_ahead
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,6 @@ class ImageSet(ABC):
         raise NotImplementedError(f"{self.name} has no masks")
 
     def batches(self, size: int, first: int = 0) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, images) from image ``first`` on in order, ``size`` at a time; the next batch is read meanwhile."""
-        parts = [np.arange(start, min(start + size, self.n)) for start in range(first, self.n, size)]
-        if not parts:
-            return
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(self.images, parts[0])
-            for i, part in enumerate(parts):
-                images = ahead.result()
-                if i + 1 < len(parts):
-                    ahead = reader.submit(self.images, parts[i + 1])
-                yield part, images
+        """Yield (indices, images) from image ``first`` on in order, ``size`` at a time; the next ones are read meanwhile."""
+        parts = (np.arange(start, min(start + size, self.n)) for start in range(first, self.n, size))
+        yield from read_ahead(parts, self.images)

@@ -1,6 +1,7 @@
 """Shapes of the tokenizers with 2-D latents, under the field names of the published configurations. Imports no torch."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -108,18 +109,21 @@ class Architecture(LDMConfig):
 
     Attributes:
         quantizer: ``none`` (plain autoencoder), ``kl`` (diagonal Gaussian posterior), ``vq`` (nearest code), ``vq-cosine`` (code
-            of the nearest direction, all vectors at length 1) or ``ibq`` (code with the largest dot product).
+            of the nearest direction, all vectors at length 1), ``ibq`` (code with the largest dot product), ``lfq`` (signs) or
+            ``fsq`` (levels per channel).
         embed_dim: channels of the latent; left out, ``z_channels``.
-        n_embed: number of codes, for the discrete ones only.
+        n_embed: number of codes, for the discrete ones only; of ``lfq`` and ``fsq`` it follows and may be left out.
+        levels: of ``fsq``, one number per channel of the latent.
         use_quant_conv: whether a 1x1 convolution follows the encoder.
         use_post_quant_conv: whether a 1x1 convolution precedes the decoder.
         patch_size: side of the patches of cells that are normalised as one vector (FLUX.2); 1 for normalisation per channel.
         batch_norm_eps: added to the variances of those vectors.
     """
 
-    quantizer: Literal["none", "kl", "vq", "vq-cosine", "ibq"] = "none"
+    quantizer: Literal["none", "kl", "vq", "vq-cosine", "ibq", "lfq", "fsq"] = "none"
     embed_dim: int = Field(default=0, gt=0)
     n_embed: int | None = Field(default=None, gt=1)
+    levels: tuple[int, ...] | None = None
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     patch_size: int = Field(default=1, gt=0)
@@ -131,7 +135,12 @@ class Architecture(LDMConfig):
         if not isinstance(given, Mapping):
             return given
         posterior = given.get("quantizer") == "kl"
-        return {"embed_dim": given.get("z_channels", 0), "double_z": posterior, **given}
+        fixed: dict[str, Any] = {"embed_dim": given.get("z_channels", 0), "double_z": posterior}
+        if given.get("quantizer") == "lfq":
+            fixed["n_embed"] = 2 ** int({**fixed, **given}["embed_dim"])
+        if given.get("quantizer") == "fsq" and given.get("levels"):
+            fixed["n_embed"] = prod(given["levels"])
+        return {**fixed, **given}
 
     @model_validator(mode="after")
     def _agree(self) -> "Architecture":
@@ -139,9 +148,14 @@ class Architecture(LDMConfig):
             raise ValueError(
                 f"double_z={self.double_z} does not go with quantizer '{self.quantizer}': only 'kl' has it"
             )
+        self._check_levels()
         if (self.n_embed is not None) != self.discrete:
             need = "needs n_embed, its number of codes" if self.discrete else "has no codes: leave n_embed out"
             raise ValueError(f"quantizer '{self.quantizer}' {need}")
+        if self.quantizer == "lfq" and self.n_embed != 2**self.embed_dim:
+            raise ValueError(
+                f"quantizer 'lfq' has one bit per channel: n_embed must be 2^{self.embed_dim}, got {self.n_embed}"
+            )
         if not (self.use_quant_conv and self.use_post_quant_conv) and self.embed_dim != self.z_channels:
             raise ValueError(
                 f"without quant_conv embed_dim must equal z_channels, got {self.embed_dim} and {self.z_channels}"
@@ -153,7 +167,18 @@ class Architecture(LDMConfig):
     @property
     def discrete(self) -> bool:
         """Whether latents are entries of a codebook."""
-        return self.quantizer in ("vq", "vq-cosine", "ibq")
+        return self.quantizer not in ("none", "kl")
+
+    def _check_levels(self) -> None:
+        if (self.levels is not None) != (self.quantizer == "fsq"):
+            raise ValueError("levels belong to quantizer 'fsq', which needs them: one number per channel of the latent")
+        if self.levels is not None and (
+            min(self.levels, default=0) < 2 or len(self.levels) != self.embed_dim or prod(self.levels) != self.n_embed
+        ):
+            raise ValueError(
+                f"levels must be {self.embed_dim} numbers (embed_dim) from 2 on whose product is n_embed, got "
+                f"{list(self.levels)} and {self.n_embed}"
+            )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
-"""LDM-style tokenizers: plain autoencoder, KL autoencoders, and the discrete ones with one of three kinds of codebook."""
+"""LDM-style tokenizers: plain autoencoder, KL autoencoders, and the discrete ones with one of five kinds of codes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,34 +9,19 @@ from torch import Tensor, nn
 from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.architecture import Architecture, read_architecture
-from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.base import DiscreteTokenizer
 from latentlab.tokenizers.checks import check_images, check_indices, check_latents
 from latentlab.tokenizers.ldm import Decoder, Encoder
 from latentlab.tokenizers.patch_statistics import PatchStatistics
 from latentlab.tokenizers.quantizers import Codebook, CosineCodebook, DiagonalGaussian, EuclideanCodebook, IBQCodebook
+from latentlab.tokenizers.scalar_quantizers import FiniteScalarCodebook, Quantizer, SignCodebook
+from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
 
 CODEBOOKS: dict[str, type[Codebook]] = {"vq": EuclideanCodebook, "vq-cosine": CosineCodebook, "ibq": IBQCodebook}
 """By the name in `Architecture.quantizer`."""
 
 
-@dataclass(frozen=True)
-class TrainOutput:
-    """What one training pass gives.
-
-    Attributes:
-        reconstruction: images [n,3,H,W], not clamped.
-        latents: what the decoder saw, [n,c,h,w].
-        losses: unweighted terms of the bottleneck: none, or ``kl``, or ``commitment`` and ``codebook`` (IBQ: ``entropy`` too).
-        indices: the chosen codes, int64 [n,h,w], or None.
-    """
-
-    reconstruction: Tensor
-    latents: Tensor
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    indices: Tensor | None = None
-
-
-class Autoencoder(Tokenizer):
+class Autoencoder(TrainableTokenizer):
     """The plain autoencoder, and what the others share. Parameter names are those of the published checkpoints.
 
     Attributes:
@@ -47,7 +31,7 @@ class Autoencoder(Tokenizer):
     def __init__(self, architecture: Architecture, spec: TokenizerSpec) -> None:
         super().__init__()
         self.architecture, self.spec = architecture, spec
-        self.encoder, self.decoder = Encoder(architecture), Decoder(architecture)
+        self.encoder, self.decoder = self.new_networks()
         twice, inner, outer = 2 if architecture.double_z else 1, architecture.z_channels, architecture.embed_dim
         self.quant_conv = _conv1(twice * inner, twice * outer) if architecture.use_quant_conv else nn.Identity()
         self.post_quant_conv = _conv1(outer, inner) if architecture.use_post_quant_conv else nn.Identity()
@@ -70,8 +54,16 @@ class Autoencoder(Tokenizer):
             images: float [n,3,H,W] in [-1,1].
             generator: source of the posterior's noise (KL only).
         """
-        latents = self.features(images)
+        latents = self.training_features(images, generator)
         return TrainOutput(self.reconstruct(latents), latents)
+
+    def new_networks(self) -> tuple[Any, Any]:
+        """Return encoder and decoder with fresh weights."""
+        return Encoder(self.architecture), Decoder(self.architecture)
+
+    def training_features(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return `features` as training sees them: here, the same."""
+        return self.features(images)
 
     def features(self, images: Tensor) -> Tensor:
         """Return what comes out of `quant_conv`: latent, posterior moments, or vectors to be quantized.
@@ -85,6 +77,16 @@ class Autoencoder(Tokenizer):
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Return images of [n,c,h,w], with gradients and not clamped."""
         return self.decoder(self.post_quant_conv(latents))
+
+    @property
+    def last_encoder_weight(self) -> Tensor:
+        """The parameter at which adaptive weights of losses on the latents are measured."""
+        return self.encoder.conv_out.weight
+
+    @property
+    def last_decoder_weight(self) -> Tensor:
+        """The parameter at which adaptive weights of losses on the images are measured."""
+        return self.decoder.conv_out.weight
 
     @property
     def _like(self) -> Tensor:
@@ -106,7 +108,7 @@ class KLAutoencoder(Autoencoder):
 
     def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
         """Decode a sample of the posterior; ``kl`` is in nats per image, averaged over images."""
-        posterior = self.posterior(images)
+        posterior = DiagonalGaussian(self.training_features(images, generator))
         latents = posterior.sample(generator)
         return TrainOutput(self.reconstruct(latents), latents, {"kl": posterior.kl().mean()})
 
@@ -133,12 +135,11 @@ class PatchNormalisedAutoencoder(KLAutoencoder):
 
 
 class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
-    """An autoencoder whose latents are codes: VQ (nearest), cosine VQ (nearest direction) or IBQ (largest dot product)."""
+    """An autoencoder whose latents are codes: of a codebook (VQ, cosine VQ, IBQ), signs (LFQ) or levels per channel (FSQ)."""
 
     def __init__(self, architecture: Architecture, spec: TokenizerSpec) -> None:
         super().__init__(architecture, spec)
-        assert architecture.n_embed is not None
-        self.quantize = CODEBOOKS[architecture.quantizer](architecture.n_embed, architecture.embed_dim)
+        self.quantize = _quantizer(architecture)
 
     @property
     def codebook(self) -> Tensor:
@@ -157,7 +158,7 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
         Raises:
             UserError: not integers [n,h,w], or an index outside the codebook.
         """
-        check_indices(indices, self.quantize.embedding.num_embeddings)
+        check_indices(indices, self.architecture.n_embed or 0)
         return self.quantize.lookup(indices.to(self._like.device, torch.int64))
 
     @torch.no_grad()
@@ -167,12 +168,22 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
 
     def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
         """Decode the chosen codes, with the gradient of the quantizer."""
-        quantized = self.quantize(self.features(images))
+        quantized = self.quantize(self.training_features(images, generator))
         return TrainOutput(self.reconstruct(quantized.latents), quantized.latents, quantized.losses, quantized.indices)
 
 
 def _conv1(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, kernel_size=1)
+
+
+def _quantizer(architecture: Architecture) -> Quantizer:
+    if architecture.quantizer == "lfq":
+        return SignCodebook(architecture.embed_dim)
+    if architecture.quantizer == "fsq":
+        assert architecture.levels is not None
+        return FiniteScalarCodebook(architecture.levels)
+    assert architecture.n_embed is not None
+    return CODEBOOKS[architecture.quantizer](architecture.n_embed, architecture.embed_dim)
 
 
 def _kind(config: Architecture) -> type[Autoencoder]:
@@ -214,7 +225,7 @@ def build_tokenizer(
     spec = TokenizerSpec(
         name=name,
         release=release,
-        kind="vq" if config.discrete else "continuous",
+        kind="lfq" if config.quantizer == "lfq" else "vq" if config.discrete else "continuous",
         layout="grid",
         channels=config.embed_dim,
         downsampling=config.downsampling,

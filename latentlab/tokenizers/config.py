@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from latentlab.configuration import Strict, read_config, shipped_configs
+from latentlab.configuration import Strict, checked_config, read_config, shipped_configs
+from latentlab.tokenizers.objectives.settings import Objectives
+from latentlab.tokenizers.row_file import row_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tokenizers"
 """Folder of the shipped configurations; `--config ibq` means ``ibq_fashion32.yaml`` in it."""
@@ -31,7 +33,9 @@ class LossConfig(Strict):
     l2: NonNegativeFloat = 0.0
     """Mean squared pixel error."""
     perceptual: NonNegativeFloat = 0.0
-    """ST-LPIPS distance (Ghildyal and Liu, ECCV 2022)."""
+    """Learned perceptual distance."""
+    perceptual_kind: Literal["st_lpips", "lpips"] = "st_lpips"
+    """ST-LPIPS (Ghildyal and Liu, ECCV 2022), whose weights come in a wheel, or LPIPS (Zhang et al. 2018)."""
     perceptual_net: Literal["alex", "vgg"] = "alex"
     perceptual_size: PositiveInt | None = None
     """Enlarge images to this side before the perceptual distance: its networks expect more than 32 pixels."""
@@ -43,17 +47,29 @@ class LossConfig(Strict):
     """Mean squared distance that pulls latents to their codes."""
     entropy: NonNegativeFloat = 0.0
     """Entropy of each assignment minus entropy of the mean assignment: sharp and evenly used codes."""
+    auxiliary: NonNegativeFloat = 1.0
+    """What auxiliary decoders miss, for tokenizers that have them (MAETok)."""
+
+    @model_validator(mode="after")
+    def _reconstructs(self) -> "LossConfig":
+        if not (self.l1 or self.l2 or self.perceptual):
+            raise ValueError("a tokenizer must reconstruct: give l1, l2 or perceptual a weight above 0")
+        return self
 
 
 class OptimiserConfig(Strict):
-    """Adam with a linear warm-up and a cosine decay of the learning rate."""
+    """Adam (AdamW with weight decay) with a linear warm-up and a cosine decay of the learning rate."""
 
     steps: PositiveInt
     batch_size: PositiveInt
+    """Images per step over all ranks and accumulated parts."""
+    accumulate: PositiveInt = 1
+    """Parts that a rank's share of a step is taken in, one after the other; each balances adaptive weights by itself."""
     learning_rate: PositiveFloat
     final_learning_rate: NonNegativeFloat = 0.0
     warmup_steps: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
     ema_decay: float = Field(0.999, ge=0, lt=1)
 
@@ -63,17 +79,27 @@ class TrainConfig(Strict):
 
     name: str
     release: str
+    family: Literal["ldm", "transformer", "maetok"] = "ldm"
+    """What the fields of the architecture describe (`families.FAMILIES`); ``ldm`` is the convolutional one."""
     architecture: dict[str, Any]
     """Field names of the published configurations: ch, ch_mult, num_res_blocks, z_channels, embed_dim, quantizer, ..."""
+    start_from: Path | None = None
+    """Weights of an earlier stage (MAETok: before its decoder is trained alone)."""
     data: DataConfig
     loss: LossConfig
+    objectives: Objectives = Objectives()
+    """What shapes the latents and sharpens the reconstructions."""
     optimiser: OptimiserConfig
     precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16`` autocasts the networks where the device has instructions for it, and is float32 elsewhere."""
     seed: int = 0
     log_every: PositiveInt = 50
     validate_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 500
     validation_images: PositiveInt = 512
+    rfd: str | None = None
+    """Vision network (``efficientnet-lite0``, ``inception``) on whose features the Frechet distance of reconstructions to the
+    validation images is logged; None for none."""
     export_dtype: Literal["float32", "float16"] = "float16"
 
 
@@ -81,10 +107,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training configuration.
 
     Args:
-        path: a YAML file, or the name of a shipped configuration (``ibq``).
+        path: a YAML file, the name of a shipped configuration (``ibq``), or ``FILE#ID``, a row of a file of `row_file`.
         overrides: ``a.b=value`` with the value in YAML; applied in order.
 
     Raises:
         UserError: no such file, not YAML, an unknown or missing key, a value out of range.
     """
+    file, row = str(path).rpartition("#")[::2]
+    if file and row.isdecimal():
+        return checked_config(TrainConfig, path, row_settings(Path(file), row), overrides)
     return read_config(TrainConfig, path, overrides, shipped_configs(CONFIGS), "tokenizer configuration")

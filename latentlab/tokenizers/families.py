@@ -1,20 +1,23 @@
 """Families of tokenizers: what the fields of an architecture mean, and who reads the files. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from latentlab.errors import UserError
 from latentlab.tokenizers.architecture import Architecture, MagvitArchitecture, TinyArchitecture
 from latentlab.tokenizers.gigatok_architecture import GigaTokArchitecture
 from latentlab.tokenizers.hub_architecture import DCArchitecture, RAEArchitecture
 from latentlab.tokenizers.maetok_architecture import MAETokArchitecture, SoftVQArchitecture
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.titok_architecture import TiTokArchitecture
+from latentlab.tokenizers.transformer_autoencoder_architecture import TransformerArchitecture
 
 if TYPE_CHECKING:
     from latentlab.tokenizers.base import Tokenizer
+    from latentlab.tokenizers.trainable import TrainableTokenizer
 
 
 class Shape(Protocol):
@@ -72,10 +75,25 @@ class Family:
     Attributes:
         loader: ``module:function``, imported when needed; takes a `LoadRequest`, returns a tokenizer ready to use, on the CPU.
         architecture: what the fields of a release are checked against; None where the file alone says what it is.
+        builder: ``module:function`` of fresh weights to train; takes fields of the architecture and, by name, ``name``
+            and ``release``. None where a family is only loaded.
     """
 
     loader: str
     architecture: type[Any] | None = None
+    builder: str | None = None
+
+    def build(self, architecture: Mapping[str, Any], *, name: str, release: str) -> "TrainableTokenizer":
+        """Return a tokenizer with fresh weights, to be trained.
+
+        Raises:
+            UserError: the family cannot be trained; unknown architecture fields, or values that cannot be.
+        """
+        if self.builder is None:
+            trainable = ", ".join(family for family, known in FAMILIES.items() if known.builder is not None)
+            raise UserError(f"tokenizers of this family are only loaded, not trained: choose one of {trainable}")
+        tokenizer: TrainableTokenizer = _function(self.builder)(architecture, name=name, release=release)
+        return tokenizer
 
     def load(self, request: LoadRequest) -> "Tokenizer":
         """Read the weights.
@@ -83,18 +101,36 @@ class Family:
         Raises:
             UserError: a file that is missing, unsafe, damaged or does not fit; unknown architecture fields.
         """
-        module, _, function = self.loader.partition(":")
-        tokenizer: Tokenizer = getattr(import_module(module), function)(request)
+        tokenizer: Tokenizer = _function(self.loader)(request)
         return tokenizer
 
 
+def _function(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
 FAMILIES: dict[str, Family] = {
-    "ldm": Family("latentlab.tokenizers.autoencoder_files:load_autoencoder", Architecture),
+    "ldm": Family(
+        "latentlab.tokenizers.autoencoder_files:load_autoencoder",
+        Architecture,
+        "latentlab.tokenizers.autoencoder:build_tokenizer",
+    ),
+    "transformer": Family(
+        "latentlab.tokenizers.transformer_autoencoder:load_transformer",
+        TransformerArchitecture,
+        "latentlab.tokenizers.transformer_autoencoder:build_transformer",
+    ),
     "open-magvit2": Family("latentlab.tokenizers.magvit:load_magvit", MagvitArchitecture),
     "dc-ae": Family("latentlab.tokenizers.deep_compression:load_deep_compression", DCArchitecture),
     "rae": Family("latentlab.tokenizers.rae:load_rae", RAEArchitecture),
     "taesd": Family("latentlab.tokenizers.taesd:load_tiny", TinyArchitecture),
-    "maetok": Family("latentlab.tokenizers.maetok:load_maetok", MAETokArchitecture),
+    "maetok": Family(
+        "latentlab.tokenizers.maetok:load_maetok",
+        MAETokArchitecture,
+        "latentlab.tokenizers.maetok_training:build_maetok",
+    ),
     "softvq": Family("latentlab.tokenizers.softvq:load_softvq", SoftVQArchitecture),
     "titok": Family("latentlab.tokenizers.titok:load_titok", TiTokArchitecture),
     "gigatok": Family("latentlab.tokenizers.gigatok:load_gigatok", GigaTokArchitecture),

@@ -63,8 +63,10 @@ def load_tokenizer(
         raise UserError(f"{path} holds the tokenizer '{header.name}', not '{name}': ask for '{header.name}'")
     chosen = _release(name, release, path, header)
     if path is None:
-        path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(chosen, download)
+        path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(name, chosen, download)
     request = LoadRequest(name, chosen, path, overrides, ema, own_file=weights is None, download=download)
+    if chosen.family not in FAMILIES:
+        raise UserError(f"{path} holds a tokenizer of the family '{chosen.family}', which this latentlab does not know")
     return FAMILIES[chosen.family].load(request).to(device)
 
 
@@ -84,7 +86,7 @@ def _release(name: str, release: str | None, path: Path | None, header: WeightMe
     """Return the release to load: the one asked for, or what the file itself is, or the preferred one."""
     if header is not None and (name not in ZOO or release is None):
         own = next((known for known in ZOO.get(name, ()) if known.name == header.release), None)
-        return own or Release(release or header.release, "unknown")
+        return own or Release(release or header.release, "unknown", family=header.family)
     if release is not None:
         return find_release(name, release)
     releases = releases_of(name)

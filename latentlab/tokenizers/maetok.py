@@ -13,13 +13,14 @@ from latentlab.tokenizers.sequence_architecture import requested_architecture
 from latentlab.tokenizers.sequence_tokenizer import SequenceTokenizer, filled, sequence_spec
 from latentlab.weights import read_state_dict
 
-_TARGETS = ("hog", "dino", "clip")  # features of images that training predicts beside pixels
+AUXILIARY = ("decoder_", "post_quant_conv_", "to_pixel_")
+"""Beginnings of the names of what predicts further features of images in training: ``hog``, ``dino``, ``clip``."""
+
 UNUSED = (
+    *AUXILIARY,
     "encoder.mask_token",  # stands in for patches that training hides
     "decoder.model.patch_embed.",  # the decoder sees no image; some published files lack it
     "quantize.codebook_used",
-    *(f"decoder_{target}." for target in _TARGETS),
-    *(f"{part}_{target}." for part in ("post_quant_conv", "to_pixel") for target in _TARGETS),
     "clip_model.",
     "hog_generator.",
     "repa_model.",

@@ -55,9 +55,8 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width, eps=EPSILON)
 
-    def forward(self, images: Tensor, others: Tensor, rotations: Rotations) -> Tensor:
-        """Return all tokens [n,1+p+k,w] of images [n,3,S,S] and ``others`` [1,k,w]."""
-        patches = self.patch_embed(images)
+    def forward(self, patches: Tensor, others: Tensor, rotations: Rotations) -> Tensor:
+        """Return all tokens [n,1+p+k,w] of ``patches`` [n,p,w], which `patch_embed` gave, and ``others`` [1,k,w]."""
         n = len(patches)
         x = torch.cat([self.cls_token.expand(n, -1, -1), patches], dim=1) + self.pos_embed
         x = torch.cat([x, others.expand(n, -1, -1)], dim=1)
@@ -77,16 +76,20 @@ class Encoder(RotaryPositions):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return [n,l,w]."""
+        return self.gather(self.model.patch_embed(images))
+
+    def gather(self, patches: Tensor) -> Tensor:
+        """Return what the latent tokens gather from patches [n,p,w], [n,l,w]."""
         latent = self.latent_tokens + self.latent_pos_embed
-        return self.model(images, latent, self.rotations(start=1))[:, -latent.shape[1] :]
+        return self.model(patches, latent, self.rotations(start=1))[:, -latent.shape[1] :]
 
 
 class ImageTransformer(nn.Module):
     """The decoder's transformer; class token, learned positions and modulated norms only where the architecture has them."""
 
-    def __init__(self, config: MAETokArchitecture, patches: int) -> None:
+    def __init__(self, config: MAETokArchitecture, size: TransformerSize, patches: int) -> None:
         super().__init__()
-        size, channels = config.decoder_transformer, config.codebook_embed_dim
+        channels = config.codebook_embed_dim
         self.modulated = config.modulated
         self.cls_token = _tokens(1, size.width) if config.dec_cls_token else None
         self.pos_embed = _tokens(1 + patches, size.width) if config.use_ape else None
@@ -125,28 +128,44 @@ class ToPixel(nn.Module):
         self.patch = patch
         self.model = nn.Linear(width, 3 * patch**2)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return images [n,3,S,S] of tokens [n,p,w], row by row; the numbers of a patch are ordered (row, column, colour)."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return images [n,3,H,W] of tokens [n,p,w], row by row; the numbers of a patch are ordered (row, column, colour).
+
+        Args:
+            tokens: of all patches.
+            grid: patches of a column and of a row; None where the image is square.
+        """
         side = round(tokens.shape[1] ** 0.5)
-        pixels = self.model(tokens).unflatten(2, (self.patch, self.patch, 3)).unflatten(1, (side, side))
+        pixels = self.model(tokens).unflatten(2, (self.patch, self.patch, 3)).unflatten(1, grid or (side, side))
         return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-class Decoder(RotaryPositions):
-    """Latents [n,l,d] and their embeddings [n,l,w] -> images [n,3,S,S], not clamped."""
+class TokenDecoder(RotaryPositions):
+    """Latents [n,l,d] and their embeddings [n,l,w] -> one token for every patch, [n,p,w]."""
 
-    def __init__(self, config: MAETokArchitecture) -> None:
-        size, patches = config.decoder_transformer, (config.image_size // config.dec_patch_size) ** 2
+    def __init__(self, config: MAETokArchitecture, size: TransformerSize) -> None:
+        patches = (config.image_size // config.dec_patch_size) ** 2
         super().__init__(size, patches, config.use_rope)
         self.patches = patches
-        self.model = ImageTransformer(config, patches)
+        self.model = ImageTransformer(config, size, patches)
         self.mask_token, self.latent_pos_embed = _tokens(1, size.width), _tokens(config.num_latent_tokens, size.width)
-        self.to_pixel = ToPixel(size.width, config.dec_patch_size)
 
-    def forward(self, latents: Tensor, embedded: Tensor) -> Tensor:
-        """Return the images."""
+    def tokens(self, latents: Tensor, embedded: Tensor) -> Tensor:
+        """Return the tokens."""
         image = self.model.embed(self.mask_token.expand(len(latents), self.patches, -1))
         x = torch.cat([image, embedded + self.latent_pos_embed], dim=1)
         prefix = self.model.prefix
         x = self.model(x, self.rotations(prefix), latents)
-        return self.to_pixel(x[:, prefix : prefix + self.patches])
+        return x[:, prefix : prefix + self.patches]
+
+
+class Decoder(TokenDecoder):
+    """Latents [n,l,d] and their embeddings [n,l,w] -> images [n,3,S,S], not clamped."""
+
+    def __init__(self, config: MAETokArchitecture) -> None:
+        super().__init__(config, config.decoder_transformer)
+        self.to_pixel = ToPixel(config.decoder_transformer.width, config.dec_patch_size)
+
+    def forward(self, latents: Tensor, embedded: Tensor) -> Tensor:
+        """Return the images."""
+        return self.to_pixel(self.tokens(latents, embedded))

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentlab.tokenizers.objectives.draws import normal
+from latentlab.tokenizers.objectives.rank_means import mean_over_ranks
+
 SEARCH_BYTES = 64 << 20
 """Scores of latent vectors against all codes are computed about this many bytes at a time."""
 
@@ -32,8 +35,10 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one latent per image, [n,c,h,w]; the noise comes from ``generator``, which may live on another device."""
-        device = generator.device if generator is not None else self.mean.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device)
+        if generator is None:
+            noise = torch.randn(self.mean.shape, device=self.mean.device)
+        else:
+            noise = normal(self.mean.shape, generator)
         return self.mean + self.std * noise.to(self.mean)
 
     def kl(self) -> Tensor:
@@ -227,7 +232,7 @@ def entropy_loss(logits: Tensor) -> Tensor:
     """
     log_p = logits.log_softmax(1)
     p = log_p.exp()
-    mean = p.mean(0)
+    mean = mean_over_ranks(p.mean(0))
     of_each = -(p * log_p).sum(1).mean()
     # Unused codes underflow to 0, where the gradient of the logarithm is infinite.
     of_mean = -(mean * (mean + 1e-5).log()).sum()

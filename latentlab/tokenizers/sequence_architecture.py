@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from latentlab.tokenizers.architecture import read_architecture
 from latentlab.tokenizers.published_config import json_beside
+from latentlab.tokenizers.weight_metadata import read_weight_metadata
 
 if TYPE_CHECKING:
     from latentlab.tokenizers.families import LoadRequest
@@ -92,17 +93,18 @@ A = TypeVar("A", bound=SequenceArchitecture)
 
 
 def requested_architecture(request: "LoadRequest", model: type[A]) -> A:
-    """Return what a tokenizer is built from: ``config.json`` beside the weights, else the release's, then the overrides.
+    """Return what a tokenizer is built from: what latentlab wrote into the file or ``config.json`` beside it says, else the
+    release's fields, then the overrides.
 
-    Of ``config.json`` only the fields of ``model`` are read. One without any of them describes something else and is left
-    aside.
+    Of file and ``config.json`` only the fields of ``model`` are read. A ``config.json`` without any of them describes something
+    else and is left aside.
 
     Raises:
         UserError: a damaged ``config.json``; an unknown override, or a value that cannot be.
     """
-    beside = {
-        name: value for name, value in model.flat(json_beside(request.path)).items() if name in model.model_fields
-    }
+    header = read_weight_metadata(request.path)
+    said = json_beside(request.path) if header is None else header.architecture
+    beside = {name: value for name, value in model.flat(said).items() if name in model.model_fields}
     overrides = {SYNONYMS.get(name, name): value for name, value in model.flat(request.overrides).items()}
     kept = {name: value for name, value in overrides.items() if name not in model.WITHOUT_EFFECT}
     return read_architecture({**(beside or request.release.architecture or {}), **kept}, model)

@@ -14,16 +14,18 @@ class WeightMetadata:
     """The header of a weight file written by latentlab.
 
     Attributes:
-        architecture: fields of `Architecture`.
+        architecture: fields of the family's architecture.
         name: of the tokenizer.
         release: of the weights.
         training: configuration and scores of the run that made them.
+        family: what the architecture's fields describe, a name of `families.FAMILIES`; files that do not say are ``ldm``.
     """
 
     architecture: dict[str, Any]
     name: str = "custom"
     release: str = "custom"
     training: dict[str, Any] = field(default_factory=dict)
+    family: str = "ldm"
 
 
 def read_weight_metadata(path: Path) -> WeightMetadata | None:
@@ -43,4 +45,5 @@ def read_weight_metadata(path: Path) -> WeightMetadata | None:
         raise UserError(f"{path}: the header is damaged ({error}): get the file again") from error
     if not all(isinstance(value, dict) for value in parsed.values()):
         raise UserError(f"{path}: architecture and training in the header must be JSON objects")
-    return WeightMetadata(name=header.get("name", "custom"), release=header.get("release", "custom"), **parsed)
+    name, release = header.get("name", "custom"), header.get("release", "custom")
+    return WeightMetadata(name=name, release=release, family=header.get("family", "ldm"), **parsed)

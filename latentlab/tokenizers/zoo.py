@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.tokenizers.architecture import Architecture, read_architecture
+from latentlab.tokenizers.architecture import read_architecture
 from latentlab.tokenizers.families import FAMILIES, Shape
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
@@ -207,28 +207,29 @@ def _architecture(release: Release, path: Path | None) -> Shape | None:
     if release.architecture is not None and model is not None:
         return read_architecture(release.architecture, model)
     header = None if path is None else read_weight_metadata(path)
-    return None if header is None else read_architecture(header.architecture, Architecture)
+    if header is None or model is None:
+        return None
+    shape = {name: value for name, value in header.architecture.items() if name in model.model_fields}
+    return read_architecture(shape, model)  # without what only training reads
 
 
 def local_path(name: str, release: Release) -> Path | None:
     """Return where the weights of a release are on this machine, or None; looks, never downloads."""
     if release.weights is not None:
         try:
-            return find_release_weights(release)
+            return find_release_weights(name, release)
         except UserError:  # says that they are not here
             return None
     path = embedded_path(name, release.name)
     return path if path.is_file() else None
 
 
-def find_release_weights(release: Release, download: bool = False) -> Path:
-    """Return where the published file of a release is on this machine; its companions are there too.
+def find_release_weights(name: str, release: Release, download: bool = False) -> Path:
+    """Return where the published file of a release of the tokenizer ``name`` is on this machine; its companions are there too.
 
     Raises:
         UserError: a file is absent and not to be downloaded, or wrong.
     """
-    assert release.weights is not None
-    path = find_weights(release.weights, download)
-    for companion in release.companions:
-        find_weights(companion, download)
-    return path
+    command = f"latentlab fetch {name} --release {release.name}"
+    first, *_ = [find_weights(file, download, command) for file in release_files(release)]
+    return first

@@ -189,6 +189,8 @@ def test_bad_latents_are_refused():
     z, labels = tight_classes(4, 5)
     with pytest.raises(UserError, match="needs labels"):
         lnc(ArrayLatents(z))
+    with pytest.raises(UserError, match="at least 2 images: all 20 classes have one"):
+        measure("lnc", z, np.arange(20))  # whatever the latents are, no neighbour could be of the same class
     with pytest.raises(UserError, match="collapsed"):
         measure("lnc", np.full((20, 3, 2, 2), 0.3, np.float32), labels)
     with pytest.raises(UserError, match="0 images with a foreground"):

@@ -328,8 +328,11 @@ def test_tokenizers_are_listed_with_their_weights() -> None:
     mar = next(entry for entry in listed if entry["name"] == "mar-kl16")
     assert mar["latent_shape"] == [16, 16, 16] and mar["licence"] == "MIT"
     assert mar["weights_present"] is False and mar["weights_path"] is None
+    assert mar["size_bytes"] == 265_856_244 and mar["origin"] == "huggingface.co/jadechoghari/mar"
     table = latentlab("tokenizers").stdout
-    assert "16 x 16 x 16 (256)" in table and "not here; published at huggingface.co/jadechoghari/mar" in table
+    row = next(line for line in table.splitlines() if "mar-kl16" in line)
+    assert all(part in row for part in ("imagenet256", "kl", "16 x 16 x 16 (256)", "265.9 MB", "MIT", "not here"))
+    assert "`latentlab fetch NAME --release RELEASE`" in table
 
 
 def test_doctor_reports_in_words_and_as_json() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from latentlab import UserError, open_data
-from latentlab import store as store_module
+from latentlab import UserError, open_data, store_writer
 from latentlab.data import ImageSet
+from latentlab.data.mirrored import MirroredImages
 from latentlab.encoding import (
     cached_store_path,
     default_batch_size,
@@ -20,6 +21,8 @@ from latentlab.encoding import (
 )
 from latentlab.pixels import to_unit_range
 from latentlab.tokenizers import build_tokenizer
+from mind.run_config import DataConfig
+from mind.stores import open_stores
 
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4, "resolution": 32, "attn_resolutions": ()}
 
@@ -36,7 +39,7 @@ def images() -> ImageSet:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_SHARD_IMAGES", 7)
+    monkeypatch.setattr(store_writer, "SHARD_IMAGES", 7)
 
 
 def test_store_holds_what_the_tokenizer_gives(images: ImageSet, tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_interrupted_run_continues_identically(
     with pytest.raises(KeyboardInterrupt):
         encode_images(tokenizer, images, tmp_path / "broken", **options)
     monkeypatch.undo()
-    monkeypatch.setattr(store_module, "_SHARD_IMAGES", 7)
+    monkeypatch.setattr(store_writer, "SHARD_IMAGES", 7)
     seen = count(tokenizer, monkeypatch)
     continued = encode_images(tokenizer, images, tmp_path / "broken", **options)
     assert sum(seen) == images.n - 10  # the batch that holds image 14 is made again
@@ -119,6 +122,90 @@ def test_sampling_depends_on_the_seed_only(images: ImageSet, tmp_path: Path) -> 
     assert torch.equal(encoded("a", sample=True, seed=1), encoded("b", sample=True, seed=1))
     assert not torch.equal(encoded("a", sample=True, seed=1), encoded("c", sample=True, seed=2))
     assert torch.equal(encoded("d", seed=1), encoded("e", seed=2))  # the mode needs no seed
+
+
+@pytest.mark.parametrize("quantizer", ["none", "ibq"])
+def test_mirrored_images_are_encoded_beside_the_others(quantizer: str, images: ImageSet, tmp_path: Path) -> None:
+    tokenizer = tiny(quantizer)
+    store = encode_images(tokenizer, images, tmp_path / "store", batch_size=5, flip=True)
+    assert torch.equal(
+        store.take(slice(None)), encode_images(tokenizer, images, tmp_path / "plain", batch_size=5).take(slice(None))
+    )
+    direct = encode_images(tokenizer, MirroredImages(images), tmp_path / "mirrored", batch_size=5)
+    mirrored = store.mirrored()
+    assert torch.equal(mirrored.take(slice(None)), direct.take(slice(None)))
+    assert torch.equal(mirrored.masks(slice(None)), direct.masks(slice(None)))
+    assert mirrored.has_codes == direct.has_codes == (quantizer == "ibq")
+    if mirrored.has_codes:
+        assert torch.equal(mirrored.codes(slice(None)), direct.codes(slice(None)))
+    shard = load_file(next(store.path.glob("latents_rank00_shard000.safetensors")))
+    assert {"latents", "latents_flip", "labels"} <= set(shard)  # LightningDiT's names
+
+
+def test_generators_train_on_both_sides_of_one_store(images: ImageSet, tmp_path: Path) -> None:
+    tokenizer = tiny("ibq")
+    stores = {flip: encode_images(tokenizer, images, tmp_path / f"flip {flip}", flip=flip) for flip in (False, True)}
+
+    def sides(flip: bool, **options: object) -> int:
+        data = DataConfig(tokenizer="custom", store=stores[flip].path, **options)
+        opened = open_stores(data, tokenizer, torch.device("cpu"), "float32").train
+        assert torch.equal(
+            opened[-1].codes(slice(None)),
+            (stores[flip].mirrored() if len(opened) == 2 else stores[flip]).codes(slice(None)),
+        )
+        return len(opened)
+
+    assert (sides(True), sides(True, mirror=False), sides(False)) == (2, 1, 1)
+
+
+def test_draws_for_mirrored_images_are_their_own(images: ImageSet, tmp_path: Path) -> None:
+    store = encode_images(tiny("kl"), images, tmp_path / "a", sample=True, seed=1, flip=True)
+    assert torch.equal(
+        store.take(slice(None)),
+        encode_images(tiny("kl"), images, tmp_path / "b", sample=True, seed=1).take(slice(None)),
+    )
+    symmetric = Symmetric(images)
+    drawn = encode_images(tiny("kl"), symmetric, tmp_path / "c", sample=True, seed=1, flip=True)
+    assert not torch.allclose(drawn.take(slice(None)), drawn.mirrored().take(slice(None)))
+
+
+class Symmetric(MirroredImages):
+    """Images that are their own mirror images."""
+
+    def images(self, indices: np.ndarray) -> Tensor:
+        left = super().images(indices)[..., :16]
+        return torch.cat([left, left.flip(3)], dim=3)
+
+
+def test_bfloat16_is_close_and_another_store(images: ImageSet, tmp_path: Path) -> None:
+    exact = encode_images(tiny(), images, tmp_path / "a").take(slice(None))
+    store = encode_images(tiny(), images, tmp_path / "a", precision="bfloat16")
+    rounded = store.take(slice(None))
+    difference = (rounded - exact).abs().max() / exact.abs().max()
+    assert 1e-4 < difference < 0.05  # 8 bits of mantissa in every layer
+    assert store.manifest.request["precision"] == "bfloat16"
+    codes = [
+        encode_images(tiny("ibq"), images, tmp_path / f"ibq-{precision}", precision=precision).codes(slice(None))
+        for precision in ("float32", "bfloat16")
+    ]
+    assert (codes[0] == codes[1]).float().mean() > 0.9
+    with pytest.raises(UserError, match="precision must be one of float32, bfloat16, got 'half'"):
+        encode_images(tiny(), images, tmp_path / "a", precision="half")
+
+
+def test_options_that_are_off_leave_the_request_as_it_was(images: ImageSet) -> None:
+    """Stores made before there was a choice stay valid."""
+    assert set(store_request(tiny(), images)) == {
+        "latentlab",
+        "tokenizer",
+        "weights",
+        "data",
+        "images",
+        "dtype",
+        "draws",
+    }
+    requests = [store_request(tiny(), images, **options) for options in ({}, {"flip": True}, {"precision": "bfloat16"})]
+    assert len({str(request) for request in requests}) == 3
 
 
 def test_cache_folder_names_weights_data_and_precision(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentlab import ArrayLatents, LatentStore, TokenizerSpec, UserError
-from latentlab import store as store_module
+from latentlab import ArrayLatents, LatentStore, TokenizerSpec, UserError, store_layout, store_writer
+from latentlab.ranks import Ranks
 from latentlab.store import StoreWriter, open_if_current
 
 SPEC = TokenizerSpec("toy", "test", "vq", "grid", channels=4, downsampling=4, codebook_size=16)
@@ -24,7 +24,7 @@ REQUEST = {"tokenizer": "toy", "data": "noise"}
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make shards of seven images, so that a few dozen images cross several of them."""
-    monkeypatch.setattr(store_module, "_SHARD_IMAGES", 7)
+    monkeypatch.setattr(store_writer, "SHARD_IMAGES", 7)
 
 
 def columns(n: int = 30) -> dict[str, object]:
@@ -90,7 +90,7 @@ def test_half_precision_is_stored_and_read_as_float32(tmp_path: Path, dtype: str
     writer.append(latents)
     store = writer.finish()
     assert store.take(slice(None)).dtype == torch.float32
-    assert torch.equal(store.take(slice(None)), latents.to(store_module.DTYPES[dtype]).float())
+    assert torch.equal(store.take(slice(None)), latents.to(store_layout.DTYPES[dtype]).float())
 
 
 def test_sequences_come_back_channel_first(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_killed_writer_continues_and_gives_the_same_bytes(tmp_path: Path) -> Non
         import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_store as t
-        t.store_module._SHARD_IMAGES = 7
+        t.store_writer.SHARD_IMAGES = 7
         t.write(t.Path({str(tmp_path / "killed")!r}), t.columns(), stop=24)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
@@ -116,15 +116,92 @@ def test_killed_writer_continues_and_gives_the_same_bytes(tmp_path: Path) -> Non
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(UserError, match="unfinished"):
         LatentStore(tmp_path / "killed")
-    store_module._SHARD_IMAGES, saved = 7, store_module._SHARD_IMAGES
+    store_writer.SHARD_IMAGES, saved = 7, store_writer.SHARD_IMAGES
     try:
         continued = StoreWriter(tmp_path / "killed", request=REQUEST, spec=SPEC)
         assert continued.done == 21
         first = write(tmp_path / "killed", columns()).finish()
         second = write(tmp_path / "straight", columns()).finish()
     finally:
-        store_module._SHARD_IMAGES = saved
+        store_writer.SHARD_IMAGES = saved
     assert first.fingerprint == second.fingerprint
+
+
+def test_several_ranks_write_one_store_in_the_order_of_the_images(tmp_path: Path, small_shards: None) -> None:
+    """Three writers in turns; the third was killed and a fourth, alone, does what is left: bit for bit the store of one."""
+    data = columns(43)
+    parts = []
+    for rank in range(3):
+        writer = StoreWriter(tmp_path / "many", request=REQUEST, spec=SPEC, ranks=OneOfMany(rank, 3))
+        parts += (own := writer.missing(43, unit=4))
+        for part in own if rank < 2 else [range(own[0].start, own[0].start + 8)]:
+            writer.go_to(part.start)
+            writer.append(*(data[name][part.start : part.stop] for name in ("latents", "labels", "codes", "masks")))
+        if rank < 2:
+            writer.flush()
+    assert [i for part in parts for i in part] == list(range(43)) and all(part.start % 4 == 0 for part in parts)
+    with pytest.raises(UserError, match="unfinished"):
+        LatentStore(tmp_path / "many")
+    last = StoreWriter(tmp_path / "many", request=REQUEST, spec=SPEC)
+    left = last.missing(43, unit=4)
+    assert left == [range(35, 43)]  # of the last rank's 8 images one shard of 7 was whole
+    last.go_to(35)
+    last.append(*(data[name][35:43] for name in ("latents", "labels", "codes", "masks")))
+    store, whole = last.finish(), write(tmp_path / "one", data).finish()
+    everything = np.random.default_rng(0).permutation(43)
+    for read in (store.take, store.codes, store.masks):
+        assert torch.equal(read(everything), getattr(whole, read.__name__)(everything))
+    assert np.array_equal(store.labels, whole.labels)
+    names = [entry.file for entry in store.manifest.shards]
+    assert names == sorted(names) or names[-1].startswith("latents_rank00")
+    assert {name[:14] for name in names} == {"latents_rank00", "latents_rank01", "latents_rank02"}
+    assert not list(store.path.glob("store.partial*"))
+
+
+class OneOfMany(Ranks):
+    """A rank that need not wait: the test runs them one after the other. All of them find what the first one left."""
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("written", [[], [(0, 5)], [(3, 9), (9, 10), (20, 31)], [(30, 40)], [(0, 40)]])
+def test_shares_are_a_partition_of_what_is_missing(written: list[tuple[int, int]], ranks: int) -> None:
+    entries = [store_layout.Written(a, store_layout.ShardEntry("f", b - a, 0, 0, "")) for a, b in written]
+    missing = store_layout.missing_ranges(40, entries)
+    expected = sorted(set(range(40)) - {i for a, b in written for i in range(a, b)})
+    assert [i for part in missing for i in part] == expected
+    shares = [store_layout.share_of(missing, rank, ranks, 4) for rank in range(ranks)]
+    assert [i for share in shares for part in share for i in part] == expected
+    starts = {part.start for part in missing}
+    assert all(part.start % 4 == 0 or part.start in starts for share in shares for part in share)
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 8 or ranks == 1
+
+
+def test_mirrored_latents_lie_beside_the_others(tmp_path: Path, small_shards: None) -> None:
+    data = columns(20)
+    writer = StoreWriter(tmp_path, request=REQUEST, spec=SPEC)
+    other = {name: data[name].flip(0) for name in ("latents", "codes")}
+    for part in (slice(0, 9), slice(9, 20)):
+        own = (data[name][part] for name in ("latents", "labels", "codes", "masks"))
+        writer.append(*own, flipped=other["latents"][part], flipped_codes=other["codes"][part])
+    store = writer.finish()
+    mirrored = store.mirrored()
+    assert store.has_mirrored and torch.equal(store.take(slice(None)), data["latents"])
+    assert torch.equal(mirrored.take(slice(3, 17)), other["latents"][3:17])
+    assert torch.equal(mirrored.codes(slice(None)), other["codes"])
+    assert torch.equal(mirrored.masks(slice(None)), data["masks"].flip(2))
+    assert np.array_equal(mirrored.labels, store.labels) and mirrored.fingerprint != store.fingerprint
+    values = other["latents"].double().numpy()
+    np.testing.assert_allclose(mirrored.moments.mean, values.mean((0, 2, 3)), rtol=1e-7)
+
+
+def test_notes_that_cannot_be_read_are_as_good_as_none(tmp_path: Path, small_shards: None) -> None:
+    write(tmp_path, columns())
+    (tmp_path / "store.partial.rank00.json").write_text('{"request": {}, "shards": []}')  # of an earlier version
+    assert StoreWriter(tmp_path, request=REQUEST, spec=SPEC).done == 0
 
 
 def test_another_request_starts_from_nothing(tmp_path: Path, small_shards: None) -> None:
@@ -144,6 +221,7 @@ def test_lightningdit_folder_is_read_as_it_is(tmp_path: Path) -> None:
     store = LatentStore(tmp_path)
     assert store.n == 11 and store.spec is None and not store.has_codes
     assert torch.equal(store.take(slice(None)), latents)
+    assert torch.equal(store.mirrored().take(slice(None)), latents.flip(3))
     before = store.fingerprint
     os.utime(tmp_path / "latents_rank00_shard000.safetensors", (0, 0))
     assert LatentStore(tmp_path).fingerprint != before
@@ -153,6 +231,16 @@ def test_a_folder_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     save_file({"latents": torch.zeros(2, 1, 2, 2)}, tmp_path / "latents_rank00_shard000.safetensors")
     with pytest.raises(UserError, match="did not write"):
         StoreWriter(tmp_path, request=REQUEST, spec=SPEC)
+
+
+def test_mirrored_latents_that_are_not_there(tmp_path: Path) -> None:
+    store = write(tmp_path / "ours", columns()).finish()
+    with pytest.raises(UserError, match="holds no latents of mirrored images: encode with --flip"):
+        store.mirrored()
+    odd = {"latents": torch.zeros(2, 1, 2, 2), "latents_flip": torch.zeros(3, 1, 2, 2)}
+    (tmp_path / "theirs").mkdir()
+    save_file(odd, tmp_path / "theirs" / "latents_rank00_shard000.safetensors")
+    assert not LatentStore(tmp_path / "theirs").has_mirrored
 
 
 def test_non_finite_latents_are_named(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_runs_are_named_after_the_content_of_their_files(tmp_path: Path) -> None
         (["samples=0"], "samples"),
         (
             [
-                "generators=[{label: a, kind: sit, base: sit-fashion, sample: {stages: 4}}, {label: b, kind: sit, base: sit-fashion}]"
+                "generators=[{label: a, kind: sit, base: sit-fashion, sample: {stages: 4}}, {label: b, kind: sit, base: sit-b}]"
             ],
             "generator 'a': .*stages",
         ),

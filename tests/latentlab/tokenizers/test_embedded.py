@@ -1,6 +1,5 @@
 """The shipped tokenizers: weights beside every configuration, small, made by it, and reconstructing as the table says."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from latentlab import load_tokenizer, open_data
 from latentlab.quality.reconstruction import reconstruction_scores
 from latentlab.tokenizers import embedded
-from latentlab.tokenizers.config import load_config
+from latentlab.tokenizers.config import TrainConfig, load_config
 from latentlab.tokenizers.zoo import embedded_path
 from latentlab.weights import read_metadata
 
@@ -20,7 +19,7 @@ def test_weights_come_from_the_shipped_configuration(name: str) -> None:
     config = load_config(name)
     path = embedded_path(name, config.release)
     assert path.stat().st_size <= 3_000_000
-    assert json.loads(read_metadata(path)["training"]) == json.loads(config.model_dump_json())
+    assert TrainConfig.model_validate_json(read_metadata(path)["training"]) == config
 
 
 @pytest.mark.parametrize("name", embedded.embedded_names())

@@ -96,6 +96,13 @@ def test_sizes_are_those_published_else_those_here(tmp_path: Path, monkeypatch: 
     assert size(rounded) == (777, "0.0 MB")
 
 
+def test_absent_weights_name_the_command_that_fetches_them() -> None:
+    with pytest.raises(
+        UserError, match=r"kl16\.safetensors .*for example: latentlab fetch mar-kl16 --release imagenet256$"
+    ):
+        load_tokenizer("mar-kl16")
+
+
 def test_the_page_of_tokenizers_is_up_to_date() -> None:
     docs = Path(__file__).parents[3] / "docs"
     page = runpy.run_path(str(docs / "make_tokenizers.py"))["page"]

@@ -1,0 +1,52 @@
+"""``latentlab fetch``: the published weights of a tokenizer onto this machine, verified."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentlab.cli.options import Release
+from latentlab.errors import UserError
+
+if TYPE_CHECKING:
+    from latentlab.weight_file import WeightFile
+
+
+def fetch(
+    tokenizer: Annotated[str, typer.Argument(metavar="NAME", help="A tokenizer: see `latentlab tokenizers`.")],
+    release: Release = None,
+) -> None:
+    """Download the published weights of a tokenizer, with all files that belong to them, and verify them.
+
+    Without --release the first published one. An interrupted download is resumed; what is here already is verified. Without
+    a network the message names the file, where it comes from, and the folder to put it in.
+    """
+    from latentlab.tokenizers.zoo import published_release, release_files, releases_of
+
+    chosen = published_release(tokenizer, release)
+    if chosen.embedded:
+        print(f"'{tokenizer}' {chosen.name} ships with latentlab: there is nothing to fetch")
+        return
+    for file in release_files(chosen):
+        _fetch(file, chosen.licence)
+    print(f"ready    {tokenizer}, release {chosen.name}, licence {chosen.licence}")
+    others = [known.name for known in releases_of(tokenizer) if not known.embedded and known is not chosen]
+    if others:
+        print(f"others   {', '.join(others)}: fetch them with --release")
+
+
+def _fetch(file: "WeightFile", licence: str) -> None:
+    """Download one file, or verify the one that is here; say which, and how far it could be verified."""
+    from latentlab.files import file_sha256
+    from latentlab.weights import download_weights, local_copy
+
+    path = local_copy(file)
+    if path is None:
+        print(f"fetching {file.filename} ({file.size_text}, {licence}) from {file.origin}", file=sys.stderr, flush=True)
+        path, news = download_weights(file), "fetched "
+    elif wrong := file.misfit(path):
+        raise UserError(f"{path} {wrong}: it is not the published file; delete it and fetch again")
+    else:
+        news = "here    "
+    known = "as published" if file.sha256 else f"{file_sha256(path)} (none is published to compare with)"
+    print(f"{news} {path} ({path.stat().st_size / 1e6:,.1f} MB, SHA-256 {known})")

@@ -1,0 +1,171 @@
+"""The whole loss of a training step: every objective is in it, pulls as configured, and moves what it is meant to move."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentlab.errors import UserError
+from latentlab.tokenizers.autoencoder import build_tokenizer
+from latentlab.tokenizers.config import TrainConfig
+from latentlab.tokenizers.losses import TokenizerLoss, WeightedSum
+from latentlab.tokenizers.objectives.local_correlation import local_correlation
+from latentlab.tokenizers.objectives.patch_discriminator import PatchDiscriminator
+from latentlab.tokenizers.trainable import TrainableTokenizer
+
+SMALL: dict[str, Any] = {
+    "ch": 8, "ch_mult": [1, 1, 1], "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
+    "z_channels": 4,
+}  # fmt: skip
+
+
+def config(
+    quantizer: dict[str, Any] | None = None, loss: dict[str, float] | None = None, **objectives: Any
+) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "name": "tiny",
+            "release": "test",
+            "architecture": {**SMALL, **(quantizer or {"quantizer": "none"})},
+            "data": {"train": "fashion:test", "validation": "fashion:test"},
+            "loss": {"l1": 1.0, **(loss or {})},
+            "objectives": objectives,
+            "optimiser": {"steps": 1, "batch_size": 4, "learning_rate": 1e-3},
+        }
+    )
+
+
+def images(n: int = 4, side: int = 16) -> Tensor:
+    coarse = torch.rand(n, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def build(settings: TrainConfig, discriminator: torch.nn.Module | None = None) -> TokenizerLoss:
+    torch.manual_seed(0)
+    return TokenizerLoss(settings, build_tokenizer(settings.architecture), discriminator)
+
+
+EVERY: dict[str, dict[str, Any]] = {
+    "noise": {"sigma": 0.5},
+    "masking": {"probability": 1.0, "noise_ratio": 0.25, "mask_ratio": 0.25},
+    "alignment": {"network": "efficientnet-lite0", "repa": 1.0},
+    "equivariance": {"transforms": ["rotate"]},
+    "local_correlation": {"weight": 0.05, "threshold": 0.9},
+    "low_pass": {},
+    "adversarial": {"width": 8, "layers": 1},
+}
+TERMS = {
+    "noise": set(), "masking": set(), "alignment": {"repa", "alignment", "alignment_weight"},
+    "equivariance": {"equivariance"}, "local_correlation": {"local_correlation", "local_correlation_weight"},
+    "low_pass": {"low_pass"}, "adversarial": {"adversarial", "adversarial_weight"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_every_objective_changes_loss_and_gradient(name: str) -> None:
+    torch.manual_seed(1)
+    discriminator = PatchDiscriminator(8, 1)
+    plain, shaped = build(config()), build(config(**{name: EVERY[name]}), discriminator)
+    found = []
+    for loss in (plain, shaped):
+        total, terms, made = loss(images(), 0, 0, 4)
+        total.backward()
+        weight = loss.model.last_encoder_weight if name != "adversarial" else loss.model.last_decoder_weight
+        assert weight.grad is not None and made.shape == (4, 3, 16, 16) and not made.requires_grad
+        found.append((total.item(), set(terms), weight.grad))
+    assert found[1][1] == found[0][1] | TERMS[name]
+    assert found[0][0] != found[1][0] and not torch.allclose(found[0][2], found[1][2])
+
+
+def test_all_at_once_and_the_sum_of_the_parts() -> None:
+    settings = config({"quantizer": "kl"}, {"l2": 0.5, "perceptual": 0.3, "perceptual_size": 32, "kl": 1e-3}, **EVERY)
+    total, terms, _ = build(settings, PatchDiscriminator(8, 1))(images(), 0, 0, 4)
+    weights = {"l1": 1, "l2": 0.5, "perceptual": 0.3, "kl": 1e-3, "equivariance": 1, "low_pass": 1}
+    weights |= {name: float(terms[f"{name}_weight"]) for name in ("alignment", "local_correlation", "adversarial")}
+    wanted = sum(weight * float(terms[name]) for name, weight in weights.items())
+    assert total.item() == pytest.approx(wanted, rel=1e-5) and total.item() == terms["loss"].item()
+
+
+def test_a_balanced_term_pulls_as_hard_as_its_weight_says() -> None:
+    weight = torch.nn.Parameter(torch.ones(5))
+    found = WeightedSum()
+    found.add("l1", (3 * weight).sum(), 2.0)
+    found.take_reference()
+    found.add("kl", (weight**2).sum(), 1.0)  # not part of the reference
+    found.add_pulling("alignment", (100 * weight).sum(), 0.1, weight)
+    pull = torch.autograd.grad(found.terms["alignment_weight"] * found.terms["alignment"], weight, retain_graph=True)[0]
+    torch.testing.assert_close(pull, torch.full((5,), 0.6), rtol=1e-5, atol=0)
+    assert found.total().item() == pytest.approx(30 + 5 + 0.1 * 6 / 100 * 500, rel=1e-5)
+    fixed = WeightedSum()
+    fixed.add_pulling("alignment", weight.sum(), 0.1, None)
+    assert fixed.total().item() == pytest.approx(0.5) and set(fixed.terms) == {"alignment"}
+
+
+@pytest.mark.parametrize("quantizer", [{"quantizer": "kl"}, {"quantizer": "vq", "n_embed": 8}])
+def test_parts_of_a_batch_have_the_loss_of_the_whole(quantizer: dict[str, Any]) -> None:
+    chosen = {k: v for k, v in EVERY.items() if k not in ("local_correlation", "alignment", "adversarial")}
+    loss = build(config(quantizer, {"kl": 0.1, "commitment": 1.0, "codebook": 1.0}, **chosen))
+    whole = loss(images(), 3, 0, 4)[0].item()
+    parts = [loss(images()[i : i + 2], 3, i, 4)[0].item() for i in (0, 2)]
+    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
+    assert loss(images(), 4, 0, 4)[0].item() != whole
+
+
+def learn(settings: TrainConfig, steps: int = 25) -> TrainableTokenizer:
+    loss = build(settings)
+    optimiser = torch.optim.Adam(loss.parameters(), lr=3e-3)
+    for step in range(steps):
+        optimiser.zero_grad()
+        loss(images(), step, 0, 4)[0].backward()
+        optimiser.step()
+    return loss.model
+
+
+def test_a_few_steps_raise_the_local_correlation() -> None:
+    strong = config(local_correlation={"weight": 1.0, "threshold": 0.95, "adaptive": False})
+    plain, shaped = (local_correlation(learn(s).encode(images())).mean() for s in (config(), strong))
+    assert shaped > plain + 0.1
+
+
+def test_a_few_steps_lower_the_divergence() -> None:
+    values = []
+    for weight in (0.0, 0.05):
+        tokenizer = learn(config({"quantizer": "kl"}, {"kl": weight}))
+        values.append(tokenizer.posterior(images()).kl().mean().item())  # type: ignore[attr-defined]
+    assert values[1] < 0.3 * values[0]
+
+
+def test_a_few_steps_make_the_decoder_turn_with_the_latent() -> None:
+    def error(tokenizer: TrainableTokenizer) -> float:
+        turned = tokenizer.reconstruct(tokenizer.encode(images()).rot90(1, (3, 2)))
+        return (turned - images().rot90(1, (3, 2))).abs().mean().item()
+
+    assert error(learn(config(equivariance={"transforms": ["rotate"]}), 40)) < 0.9 * error(learn(config(), 40))
+
+
+def test_a_few_steps_make_the_decoder_robust() -> None:
+    def error(tokenizer: TrainableTokenizer) -> float:
+        z = tokenizer.encode(images(4))
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)) * z.std((2, 3), keepdim=True)
+        return (tokenizer.reconstruct(z + 0.7 * noise) - images()).abs().mean().item()
+
+    assert error(learn(config(noise={"sigma": 0.7}), 80)) < 0.95 * error(learn(config(), 80))
+
+
+def test_sequences_are_refused_by_objectives_on_grids() -> None:
+    settings = config(local_correlation={"weight": 1.0, "threshold": 0.5})
+    tokenizer = build_tokenizer(settings.architecture)
+    object.__setattr__(tokenizer.spec, "layout", "sequence")
+    with pytest.raises(UserError, match="need latents on a grid"):
+        TokenizerLoss(settings, tokenizer)
+
+
+def test_lpips_without_its_weights_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    settings = config(loss={"perceptual": 1.0})
+    lpips = settings.model_copy(update={"loss": settings.loss.model_copy(update={"perceptual_kind": "lpips"})})
+    with pytest.raises(UserError, match="not on this machine"):
+        build(lpips)
