@@ -137,7 +137,10 @@ def test_shapes_with_and_without_double_z() -> None:
             {"z_channels": 4, "quantizer": "vq", "n_embed": 8, "double_z": True},
             r"double_z=True does not go with .* 'vq'",
         ),
-        ({"z_channels": 4, "quantizer": "lfqq"}, r"quantizer: .*'none', 'kl', 'vq', 'vq-cosine', 'ibq', 'lfq' or 'fsq'"),
+        (
+            {"z_channels": 4, "quantizer": "lfqq"},
+            r"quantizer: .*'none', 'kl', 'vq', 'vq-cosine', 'ibq', 'lfq' or 'fsq'",
+        ),
         ({"z_channels": "many"}, r"z_channels: .*valid integer"),
         ({"z_channels": 4, "embed_dim": 8, "use_quant_conv": False}, "embed_dim must equal z_channels, got 8 and 4"),
         ({"z_channels": 4, "patch_size": 2}, "patch_size=2 needs quantizer 'kl', got 'none'"),
