@@ -12,10 +12,11 @@ from figures.columns import Details, columns
 from figures.style import GREY, MARKERS, colour, legend, look, require, themed
 
 _AXES = {
-    "operations": "training operations (floating point)",
+    "operations": "training operations (floating point, 10^12)",
     "step": "optimiser steps",
     "minutes": "training time on this machine (minutes)",
 }
+_UNITS = {"operations": 1e12}
 
 
 @themed
@@ -51,7 +52,7 @@ def draw(curves: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[
 
 def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int) -> None:
     pairs = [columns(run, key, "distance") for run in runs]
-    at, values = pairs[0][0], np.stack([distance for _, distance in pairs])
+    at, values = pairs[0][0] / _UNITS.get(key, 1.0), np.stack([distance for _, distance in pairs])
     axes.plot(at, values.mean(0), marker=MARKERS[index % len(MARKERS)], **look(index))
     if len(values) > 1:
         axes.fill_between(at, values.min(0), values.max(0), color=colour(index), alpha=0.15, linewidth=0)

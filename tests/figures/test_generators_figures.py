@@ -20,7 +20,7 @@ def sweep(factor: float = 1.0) -> dict[str, Any]:
 def test_learning_curves_are_means_over_seeds() -> None:
     figure = learning_curves.draw({"a": [curve(), curve(2.0)], "b": [curve(3.0)]}, "fd (n=2)", {"real images": 5.0})
     operations, steps, minutes = figure.axes
-    for axes, at in ((operations, [1e12, 2e12]), (steps, [10, 20]), (minutes, [1, 2])):
+    for axes, at in ((operations, [1, 2]), (steps, [10, 20]), (minutes, [1, 2])):
         first, second = axes.get_lines()[:2]
         np.testing.assert_allclose(first.get_xydata(), np.c_[at, [60, 30]])
         np.testing.assert_allclose(second.get_ydata(), [120, 60])
