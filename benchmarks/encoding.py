@@ -9,6 +9,7 @@ encoding alone: with perfect overlap the whole takes as long as the slower of th
     python benchmarks/encoding.py [images]
 """
 
+import shutil
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from latentlab.tokenizers.zoo import find_release, local_path
 
 N, REPEATS, BATCH = 16, 3, 8
 STAND_IN_IMAGES, STAND_IN_SECONDS = 200, 0.02
+FEW_AND_MANY = (100, 1600)
 SIZE = (500, 375)
 """Width and height of a typical photograph of ImageNet."""
 
@@ -137,6 +139,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         write_photographs(Path(name), max(n, STAND_IN_IMAGES))
         compare_ways(Path(name), STAND_IN_IMAGES, StandIn())
-        few, many = (peak_memory(prepared, run, name, count) for count in (STAND_IN_IMAGES // 4, STAND_IN_IMAGES))
-        print(f"peak memory: {few:.0f} MiB for {STAND_IN_IMAGES // 4} images, {many:.0f} MiB for {STAND_IN_IMAGES}")
+        for i in range(STAND_IN_IMAGES, max(FEW_AND_MANY)):
+            shutil.copy(Path(name) / f"{i % STAND_IN_IMAGES:04d}.jpg", Path(name) / f"{i:04d}.jpg")
+        few, many = (peak_memory(prepared, run, name, count) for count in FEW_AND_MANY)
+        print(
+            f"peak memory: {few:.0f} MiB for {FEW_AND_MANY[0]} images, {many:.0f} MiB for {FEW_AND_MANY[1]}", flush=True
+        )
         compare_ways(Path(name), n, real_tokenizer())
