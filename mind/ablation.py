@@ -7,15 +7,30 @@ that train the same share one trained run.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from latentlab.configuration import Strict, read_config, shipped_configs
 from mind.settings import SamplerSettings
 
 GRIDS = Path(__file__).parent / "configs" / "ablations"
 """Folder of the shipped grids, one per published table or question."""
+
+
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one with dotted keys: ``{"a": {"b": 1}}`` and ``{"a.b": 1}`` are the same; the later one wins."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat.update(dotted(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+DottedSettings = Annotated[
+    dict[str, Any], BeforeValidator(lambda value: dotted(value) if isinstance(value, Mapping) else value)
+]
+"""Settings by dotted key; nested tables are read as such."""
 
 
 class Published(Strict):
@@ -51,16 +66,11 @@ class Row(Strict):
     """
 
     label: str
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: DottedSettings = Field(default_factory=dict)
     times_steps: PositiveFloat = 1.0
     sample: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, float] = Field(default_factory=dict)
     note: str = ""
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _dotted(cls, value: Any) -> Any:
-        return dotted(value) if isinstance(value, Mapping) else value
 
 
 class Grid(Strict):
@@ -88,14 +98,9 @@ class Grid(Strict):
     reference: str = "fashion:test"
     reference_limit: PositiveInt | None = None
     extractor: str = "efficientnet-lite0"
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: DottedSettings = Field(default_factory=dict)
     sample: dict[str, Any] = Field(default_factory=dict)
     rows: tuple[Row, ...] = Field(min_length=1)
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _dotted(cls, value: Any) -> Any:
-        return dotted(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,15 +131,6 @@ class Grid(Strict):
     def training(self, row: Row, seed: int) -> dict[str, Any]:
         """Return what a row changes in the training configuration, by dotted key."""
         return {**self.train, **row.train, "seed": seed}
-
-
-def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one with dotted keys: ``{"a": {"b": 1}}`` and ``{"a.b": 1}`` are the same; the later one wins."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat.update(dotted(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
-    return flat
 
 
 def as_overrides(settings: Mapping[str, Any]) -> list[str]:

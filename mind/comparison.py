@@ -4,14 +4,14 @@ A comparison file names the generators, what all of them share, and the points: 
 guidance scales at its end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from latentlab.configuration import Strict, read_config, shipped_configs
-from mind.ablation import dotted
+from mind.ablation import DottedSettings
 from mind.kinds import KINDS
 
 COMPARISONS = Path(__file__).parent / "configs" / "comparisons"
@@ -40,15 +40,10 @@ class Generator(Strict):
     label: str
     kind: str
     base: str
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: DottedSettings = Field(default_factory=dict)
     sample: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, float] = Field(default_factory=dict)
     note: str = ""
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _dotted(cls, value: Any) -> Any:
-        return dotted(value) if isinstance(value, Mapping) else value
 
     @field_validator("kind")
     @classmethod
@@ -93,13 +88,8 @@ class Comparison(Strict):
     averaged: bool = True
     parameters_within: PositiveFloat = 0.05
     timed: PositiveInt = 5
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: DottedSettings = Field(default_factory=dict)
     generators: tuple[Generator, ...] = Field(min_length=2)
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _dotted(cls, value: Any) -> Any:
-        return dotted(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

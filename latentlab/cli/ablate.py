@@ -3,11 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentlab.cli.options import AsJson, Device, at_least, check_folder
+from latentlab.cli.study_results import report_study
 
 _RUNS = Path("runs")
 
@@ -54,6 +55,7 @@ def ablate(
     from latentlab.encoding import slug
     from latentlab.runtime import choose_device, prepare_threads
     from latentlab.study.ablation import plan_ablation, run_ablation
+    from latentlab.study.ablation_report import failures, print_ablation
     from mind.ablation import load_grid
 
     grid = load_grid(name, overrides or [])
@@ -61,22 +63,5 @@ def ablate(
     prepare_threads()
     place = out or _RUNS / f"ablate-{slug(Path(name).stem)}"
     plan = plan_ablation(grid, runs or place / "runs", seeds=seeds, jobs=jobs, device=str(where))
-    _report(run_ablation(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]])), place, json)
-
-
-def _report(results: dict[str, Any], folder: Path, json: bool) -> None:
-    """Print the table (or the JSON), then where everything is; exit with 1 when a row failed."""
-    from latentlab.study.ablation_report import failures, print_ablation
-
-    if json:
-        import json as codec
-
-        print(codec.dumps(results, indent=1, allow_nan=False))
-    else:
-        print_ablation(results)
-    news = sys.stderr if json else sys.stdout
-    print(f"results  {folder / 'results.json'}", file=news)
-    print(f"table    {folder / 'table.md'} and table.csv", file=news)
-    print(f"figures  {folder / 'figures'} ({len(results['figures'])} files)", file=news)
-    if failures(results):
-        raise typer.Exit(1)
+    results = run_ablation(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]]))
+    report_study(results, place, "table.csv", json, print_ablation, failures)

@@ -3,11 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentlab.cli.options import AsJson, Device, at_least, check_folder
+from latentlab.cli.study_results import report_study
 
 app = typer.Typer(
     help="Run a study: train, sample and measure many models.", no_args_is_help=True, rich_markup_mode=None
@@ -60,6 +61,7 @@ def generators(
     from latentlab.encoding import slug
     from latentlab.runtime import choose_device, prepare_threads
     from latentlab.study.generators import plan_comparison, run_comparison
+    from latentlab.study.generators_report import failures, print_comparison
     from mind.comparison import load_comparison
 
     comparison = load_comparison(config, overrides or [])
@@ -67,22 +69,5 @@ def generators(
     prepare_threads()
     place = out or _RUNS / f"study-{slug(Path(config).stem)}"
     plan = plan_comparison(comparison, place, runs=runs, seeds=seeds, jobs=jobs, device=str(where))
-    _report(run_comparison(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]])), place, json)
-
-
-def _report(results: dict[str, Any], folder: Path, json: bool) -> None:
-    """Print the tables (or the JSON), then where everything is; exit with 1 when a generator failed."""
-    from latentlab.study.generators_report import failures, print_comparison
-
-    if json:
-        import json as codec
-
-        print(codec.dumps(results, indent=1, allow_nan=False))
-    else:
-        print_comparison(results)
-    news = sys.stderr if json else sys.stdout
-    print(f"results  {folder / 'results.json'}", file=news)
-    print(f"tables   {folder / 'table.md'} and points.csv", file=news)
-    print(f"figures  {folder / 'figures'} ({len(results['figures'])} files)", file=news)
-    if failures(results):
-        raise typer.Exit(1)
+    results = run_comparison(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]]))
+    report_study(results, place, "points.csv", json, print_comparison, failures)

@@ -1,5 +1,6 @@
 """What the architectures of 1-D tokenizers share, and where their published fields come from. Imports no torch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -32,7 +33,7 @@ class TransformerSize:
     heads: int
 
 
-class SequenceArchitecture(BaseModel):
+class SequenceArchitecture(BaseModel, ABC):
     """Fields that change the size of a published transformer, for narrow models.
 
     Attributes:
@@ -56,9 +57,9 @@ class SequenceArchitecture(BaseModel):
         return dict(config)
 
     @property
+    @abstractmethod
     def published_sizes(self) -> tuple[TransformerSize, TransformerSize]:
         """Sizes of encoder and decoder that the published names stand for."""
-        raise NotImplementedError
 
     @property
     def encoder_transformer(self) -> TransformerSize:
