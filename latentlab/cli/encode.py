@@ -1,7 +1,7 @@
 """``latentlab encode``: images through a tokenizer into a latent store."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ from latentlab.cli.options import (
     at_least,
     check_folder,
 )
+from latentlab.errors import UserError
 
 
 def encode(
@@ -59,7 +60,7 @@ def encode(
     check_folder("--out", out)
 
     from latentlab.data import open_data
-    from latentlab.encoding import encode_images, open_tokenizer
+    from latentlab.encoding import default_batch_size, encode_images, open_tokenizer, store_request
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, prepare_threads
 
@@ -67,6 +68,8 @@ def encode(
     prepare_threads()
     model = open_tokenizer(tokenizer, data, weights=weights, release=release, device=where)
     images = open_data(data, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
+    size = batch_size or default_batch_size(images.image_size, where)
+    _check_same(out, store_request(model, images, dtype, (seed, size) if sample else None, flip, precision))
     with joined_ranks() as ranks:
         store = encode_images(
             model,
@@ -86,3 +89,18 @@ def encode(
             print(f"skipped  {len(images.skipped)} unreadable images, the first: {images.skipped[0]}")
         mirrored = ", and mirrored" if store.has_mirrored else ""
         print(f"latents  {store.n:,} of {' x '.join(map(str, store.shape))} in {out}{mirrored}")
+
+
+def _check_same(out: Path, request: dict[str, Any]) -> None:
+    """Raise `UserError` when the folder holds finished latents of another request: hours of work must not go by a slip."""
+    from latentlab.files import first_difference
+    from latentlab.store_layout import read_manifest
+
+    try:
+        manifest = read_manifest(out)
+    except UserError:  # absent, unfinished or damaged: there is nothing to lose
+        return
+    if manifest is not None and (difference := first_difference(manifest.request, request)):
+        raise UserError(
+            f"{out} holds finished latents of another request ({difference}): choose another --out, or delete it"
+        )

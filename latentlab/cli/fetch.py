@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentlab.cli.options import Release
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +13,9 @@ if TYPE_CHECKING:
 
 def fetch(
     tokenizer: Annotated[str, typer.Argument(metavar="NAME", help="A tokenizer: see `latentlab tokenizers`.")],
-    release: Release = None,
+    release: Annotated[
+        str | None, typer.Option("--release", metavar="NAME", help="Which weights (default: the first published ones).")
+    ] = None,
 ) -> None:
     """Download the published weights of a tokenizer, with all files that belong to them, and verify them.
 

@@ -297,6 +297,14 @@ def test_bad_arguments_of_encode(arguments: list[str], message: str, weights: Pa
     assert not Path("out").exists()
 
 
+def test_finished_latents_of_another_request_are_not_overwritten(weights: Path) -> None:
+    command = ("encode", "--tokenizer", "ibq", "--weights", weights, "--limit", 10, "--out", "store")
+    assert latentlab(*command).exit_code == 0 and latentlab(*command).exit_code == 0  # the same one is left as it is
+    line = refusal(*command, "--dtype", "float16")
+    assert "store holds finished latents of another request (dtype is float32 there, float16 here)" in line
+    assert LatentStore("store").n == 10
+
+
 def test_foreign_latents_are_not_overwritten(weights: Path, features: Path) -> None:
     line = refusal("encode", "--tokenizer", "ibq", "--weights", weights, "--limit", 5, "--out", features)
     assert "holds latents that latentlab did not write" in line

@@ -251,6 +251,7 @@ def test_simultaneous_downloads_share_one(server: ThreadingHTTPServer) -> None:
 
 def point_hub_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do to the imported hub client what the environment variable HF_ENDPOINT does to a fresh one."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # another test may have imported it offline
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
