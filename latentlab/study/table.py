@@ -1,0 +1,156 @@
+"""The table of a study: one row per tokenizer, generator, seeds and guidance scale; what every column means lies beside it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+
+from latentlab.errors import UserError, unknown_name
+from latentlab.files import read_json, write_json, write_text
+from latentlab.measurement import Direction
+
+Role = Literal[
+    "identity", "measurement", "reconstruction", "decoder", "quality", "trajectory", "count", "cost", "status"
+]
+"""What a column is about: who, its latents, its reconstructions, its decoder, its samples, its ODE, how many, how long, errors."""
+
+FILE = "results.csv"
+COLUMNS_FILE = "columns.json"
+
+IDENTITY = (
+    "tokenizer", "tokenizer_seed", "cluster", "family", "control", "control_of", "held_out",
+    "generator", "generator_seed", "guidance",
+)  # fmt: skip
+"""Columns of every study. ``cluster``: kind of regulariser; ``family``: architecture; ``control``: the transformation that made
+this tokenizer out of ``control_of`` (both empty otherwise); ``held_out``: kept from fitting for validation."""
+
+CELL = ("tokenizer", "tokenizer_seed", "generator", "generator_seed", "guidance")
+"""Columns that together name a row."""
+
+_MAYBE_EMPTY = ("control", "control_of", "error")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. Where there are columns ``NAME_low`` and ``NAME_high``, they are the ends of its 95 % interval.
+
+    Attributes:
+        name: in the table.
+        role: what it is about.
+        meaning: one sentence.
+        unit: of its values; empty for words and pure numbers.
+        better: which way is easier to generate, or of higher quality.
+    """
+
+    name: str
+    role: Role
+    meaning: str
+    unit: str = ""
+    better: Direction = "none"
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """The rows and what their columns mean.
+
+    Attributes:
+        rows: one per cell; numbers are float64, missing ones NaN.
+        columns: all but the ends of intervals.
+    """
+
+    rows: pd.DataFrame
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "StudyTable":
+        """Read what `write` left in a folder, or its CSV file with the columns beside it.
+
+        Raises:
+            UserError: no such file, not a CSV, columns that are not explained, or rows that occur twice.
+        """
+        file = path / FILE if path.is_dir() else path
+        rows = read_csv(file)
+        columns = _read_columns(file.parent / COLUMNS_FILE)
+        absent = [column.name for column in columns if column.name not in rows]
+        if absent:
+            raise UserError(f"{file} lacks the columns {', '.join(absent)} that {COLUMNS_FILE} beside it explains")
+        table = cls(rows, columns)
+        table.check(file)
+        return table
+
+    def write(self, folder: Path) -> None:
+        """Write ``results.csv`` and ``columns.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / FILE, self.rows.to_csv(index=False))
+        write_json(folder / COLUMNS_FILE, [asdict(column) for column in self.columns])
+
+    def check(self, file: Path) -> None:
+        """Raise `UserError` where identity columns are missing or two rows are the same cell."""
+        missing = [name for name in IDENTITY if name not in self.rows]
+        if missing:
+            raise UserError(f"{file} is not the table of a study: it lacks the columns {', '.join(missing)}")
+        twice = self.rows[self.rows.duplicated(list(CELL), keep=False)]
+        if len(twice):
+            first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in CELL)
+            raise UserError(f"{file} holds the same cell more than once ({first}): keep one of its rows")
+
+    def names(self, *roles: Role) -> tuple[str, ...]:
+        """Return the columns of these roles in order; of all roles without any."""
+        return tuple(column.name for column in self.columns if not roles or column.role in roles)
+
+    def column(self, name: str) -> Column:
+        """Return what a column means.
+
+        Raises:
+            UserError: there is no such column; near ones are named.
+        """
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise unknown_name("column", name, self.names())
+        return found
+
+    def by_tokenizer(self, generator: str, guidance: float, seeds: bool = False) -> pd.DataFrame:
+        """Return one row per tokenizer under one generator and guidance scale: means over seeds; words of the first.
+
+        Args:
+            generator: its label.
+            guidance: the scale.
+            seeds: keep the seeds of a tokenizer apart (those of generators are always averaged).
+        """
+        chosen = self.rows[(self.rows["generator"] == generator) & (self.rows["guidance"] == guidance)]
+        keys = ["tokenizer", "tokenizer_seed"] if seeds else ["tokenizer"]
+        numbers = [name for name in chosen.select_dtypes("number") if name not in keys]
+        words = [name for name in chosen if name not in (*numbers, *keys)]
+        groups = chosen.groupby(keys, sort=False)
+        joined = pd.concat([groups[words].first(), groups[numbers].mean()], axis=1).reset_index()
+        return joined[[name for name in self.rows if name in joined]]
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """Return any CSV table; empty words stay empty words.
+
+    Raises:
+        UserError: no such file, or not a table with a header and rows.
+    """
+    try:
+        rows = pd.read_csv(file)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"{file} is not a readable CSV table: {' '.join(str(error).split())}") from error
+    if rows.empty:
+        raise UserError(f"{file} has no rows")
+    for name in set(_MAYBE_EMPTY) & set(rows):
+        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
+    return rows
+
+
+def _read_columns(file: Path) -> tuple[Column, ...]:
+    told = read_json(file)
+    try:
+        columns = tuple(Column(**one) for one in told)
+    except TypeError as error:
+        raise UserError(f"{file} does not explain columns: {error}") from error
+    strange = [column.name for column in columns if column.role not in get_args(Role)]
+    if strange:
+        raise UserError(f"{file} gives an unknown role to {', '.join(strange)}: roles are {', '.join(get_args(Role))}")
+    return columns

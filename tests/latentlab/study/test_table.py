@@ -1,0 +1,57 @@
+"""Tables of studies: written, read again, checked, averaged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from latentlab.errors import UserError
+from latentlab.study.table import FILE, StudyTable, read_csv
+
+from .example_study import example_study
+
+
+def test_written_and_read_again(tmp_path):
+    study = example_study(tokenizers=3)
+    study.write(tmp_path)
+    again = StudyTable.read(tmp_path)
+    pd.testing.assert_frame_equal(again.rows, study.rows, check_dtype=False)
+    assert again.columns == study.columns
+
+
+def test_roles_name_columns():
+    study = example_study(tokenizers=3)
+    assert study.names("measurement") == ("m_viv", "m_lnc", "m_srss", "m_cds")
+    assert study.column("psnr").unit == "dB"
+    with pytest.raises(UserError, match="Did you mean m_viv"):
+        study.column("m_vib")
+
+
+def test_seeds_are_averaged():
+    study = example_study(tokenizers=4)
+    means = study.by_tokenizer("sit", 1.5)
+    assert list(means["tokenizer"]) == [f"tokenizer-{i:02d}" for i in range(4)]
+    rows = study.rows
+    chosen = rows[(rows.tokenizer == "tokenizer-02") & (rows.generator == "sit") & (rows.guidance == 1.5)]
+    assert means["gfd_fashion_classifier"][2] == pytest.approx(np.mean(chosen["gfd_fashion_classifier"]))
+    assert list(means["cluster"]) == ["baseline", "kl", "repa", "eq"]
+
+
+def test_the_same_cell_twice_is_refused(tmp_path):
+    study = example_study(tokenizers=3)
+    StudyTable(pd.concat([study.rows, study.rows[:1]]), study.columns).write(tmp_path)
+    with pytest.raises(UserError, match=r"the same cell more than once \(tokenizer tokenizer-00"):
+        StudyTable.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n", "\x00\xff"])
+def test_what_is_no_table_is_refused(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=FILE):
+        read_csv(tmp_path / FILE)
+
+
+def test_a_table_of_something_else_is_refused(tmp_path):
+    example_study(tokenizers=3).write(tmp_path)
+    (tmp_path / FILE).write_text("x,y\n1,2\n")
+    with pytest.raises(UserError, match="lacks the columns"):
+        StudyTable.read(tmp_path)
