@@ -13,7 +13,7 @@ from latentlab.measurement import Direction
 Role = Literal[
     "identity", "measurement", "reconstruction", "decoder", "quality", "trajectory", "count", "cost", "status"
 ]
-"""What a column is about: who, its latents, its reconstructions, its decoder, its samples, its ODE, how many, how long, errors."""
+"""What a column is about: who, its latents, its reconstructions, its decoder, its samples, its ODE, counts, time, errors."""
 
 FILE = "results.csv"
 COLUMNS_FILE = "columns.json"
