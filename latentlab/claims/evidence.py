@@ -1,0 +1,137 @@
+"""What lies in a folder of studies, read when a claim asks for it; what is not there is named with the command that makes it."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
+from latentlab.claims.study_cells import StudyCells
+from latentlab.files import read_json_as
+from latentlab.study.table import FILE, StudyTable
+
+M = TypeVar("M", bound=BaseModel)
+
+LEAST_SEEDS = 3
+"""Repetitions with other seeds from which on they may decide: two have an interval of 12.7 standard errors either way."""
+
+_STUDY_FILES = ("plan.yaml", "study.yaml")
+"""The study file as it was run, and the one to run."""
+
+
+class Missing(Exception):
+    """Results that a claim needs are not there.
+
+    Attributes:
+        what: is missing.
+        command: would make it.
+    """
+
+    def __init__(self, what: str, command: str) -> None:
+        """Say what is missing and what would make it."""
+        super().__init__(what)
+        self.what, self.command = what, command
+
+
+class Evidence:
+    """A folder of studies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at ``folder``; nothing is read yet."""
+        self.folder = folder
+
+    def _read(self, model: type[M], path: str, command: str) -> M:
+        """Return a results file below the folder.
+
+        Raises:
+            Missing: it is not there.
+            UserError: it is damaged.
+        """
+        file = self.folder / path
+        if not file.is_file():
+            raise Missing(f"{path} is not there", command)
+        return read_json_as(model, file)
+
+    @cached_property
+    def cells(self) -> StudyCells:
+        """The study of tokenizers, in ``diffusability``, or the folder itself where it holds the table of one.
+
+        Raises:
+            Missing: it has not been run.
+            UserError: its table is damaged.
+        """
+        folder = self._study_folder
+        if not (folder / FILE).is_file():
+            raise Missing(f"diffusability/{FILE} is not there", self.study_command)
+        return StudyCells.of(StudyTable.read(folder), self.study_command)
+
+    @property
+    def study_command(self) -> str:
+        """Makes the study of tokenizers."""
+        folder = self._study_folder
+        ran, wanted = (folder / name for name in _STUDY_FILES)
+        return f"latentlab study run {ran if ran.is_file() else wanted} --out {folder}"
+
+    @property
+    def _study_folder(self) -> Path:
+        return self.folder if (self.folder / FILE).is_file() else self.folder / "diffusability"
+
+    def grid(self, name: str) -> Grid:
+        """Return an ablation of MIND.
+
+        Raises:
+            Missing, UserError: it has not been run, or is damaged.
+        """
+        path = f"mind_ablations/{name}"
+        command = f"latentlab ablate {name} --seeds {LEAST_SEEDS} --out {self.folder / path}"
+        return self._read(Grid, f"{path}/results.json", command)
+
+    def own_grid(self, name: str) -> Grid:
+        """Return an ablation whose grid lies beside its results, as ``grid.yaml``.
+
+        Raises:
+            Missing, UserError: it has not been run, or is damaged.
+        """
+        place = self.folder / name
+        command = f"latentlab ablate {place / 'grid.yaml'} --seeds {LEAST_SEEDS} --out {place}"
+        return self._read(Grid, f"{name}/results.json", command)
+
+    def comparison(self, name: str, config: str = "") -> Comparison:
+        """Return a comparison of generators; ``config`` is its file where it is not the shipped one.
+
+        Raises:
+            Missing, UserError: it has not been run, or is damaged.
+        """
+        place = self.folder / name
+        chosen = f" --config {place / config}" if config else ""
+        command = f"latentlab study generators{chosen} --seeds {LEAST_SEEDS} --out {place}"
+        return self._read(Comparison, f"{name}/results.json", command)
+
+    def collapse(self, images: int) -> Collapse:
+        """Return the bottleneck-collapse study; ``images`` are as many as it should have.
+
+        Raises:
+            Missing, UserError: it has not been run, or is damaged.
+        """
+        place = self.folder / "collapse"
+        command = f"latentlab collapse --images {images} --seeds {LEAST_SEEDS} --controls --out {place}"
+        return self._read(Collapse, "collapse/results.json", command)
+
+    def trajectories(self) -> dict[str, Trajectories]:
+        """Return measured sampling paths by their folder below ``trajectories``.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        files = sorted((self.folder / "trajectories").glob("*/results.json"))
+        return {file.parent.name: read_json_as(Trajectories, file) for file in files}
+
+    def evaluations(self, pattern: str) -> dict[str, Evaluated]:
+        """Return evaluations of images by their folder below ``distillation``; ``pattern`` chooses.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        files = sorted((self.folder / "distillation").glob(f"{pattern}/results.json"))
+        return {file.parent.name: read_json_as(Evaluated, file) for file in files}

@@ -1,0 +1,202 @@
+"""The parts of results files that claims read; everything else in them is ignored.
+
+The files are written by `latentlab ablate`, `latentlab study generators`, `latentlab collapse`, `latentlab trajectories` and
+`latentlab evaluate`. A part that is absent or of another type is an error that names it, never a number.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""Neither text nor NaN."""
+
+Pair = tuple[Number, Number]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Score(_Part):
+    """A value with its interval over images."""
+
+    value: Number
+    interval: Pair | None = None
+    n: int | None = None
+
+
+# --- latentlab ablate -------------------------------------------------------------------------------------------------
+
+
+class Geometry(_Part):
+    """Of the token table."""
+
+    latent_norm: Number
+
+
+class Sampling(_Part):
+    """How images were drawn."""
+
+    evaluations_per_image: Number
+
+
+class Cell(_Part):
+    """One row with one seed; without numbers where it failed."""
+
+    seed: int
+    error: str | None
+    distance: Score | None = None
+    precision: Score | None = None
+    geometry: Geometry | None = None
+    sampling: Sampling | None = None
+
+
+class Row(_Part):
+    """One row of a grid with its seeds."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def done(self) -> list[Cell]:
+        """Cells that did not fail, by seed."""
+        return sorted((cell for cell in self.cells if cell.error is None), key=lambda cell: cell.seed)
+
+    def distances(self) -> list[float]:
+        """Fréchet distances, by seed."""
+        return [cell.distance.value for cell in self.done if cell.distance is not None]
+
+
+class Reference(_Part):
+    """Real images."""
+
+    name: str
+
+
+class Grid(_Part):
+    """Of `latentlab ablate`."""
+
+    command: str | None = None
+    base: str | None
+    weights: str | None
+    samples: int
+    extractor: str
+    reference: Reference
+    rows: tuple[Row, ...]
+
+
+# --- latentlab study generators ---------------------------------------------------------------------------------------
+
+
+class Point(_Part):
+    """Images of one generator at one guidance scale."""
+
+    scale: Number
+    error: str | None = None
+    quality: dict[str, Score] = Field(default_factory=dict)
+
+
+class Run(_Part):
+    """One training."""
+
+    seed: int
+    error: str | None
+    guidance: tuple[Point, ...] = ()
+
+    def distance(self, scale: float) -> Score | None:
+        """Return the Fréchet distance at the end of training at a guidance scale."""
+        found = [p for p in self.guidance if p.scale == scale and p.error is None]
+        return (
+            None if not found else next((s for k, s in found[0].quality.items() if k.startswith(("fd_", "fid"))), None)
+        )
+
+
+class Entrant(_Part):
+    """A generator with its trainings."""
+
+    label: str
+    kind: str
+    tokenizer: str | None = None
+    parameters: int
+    train: dict[str, Any] = Field(default_factory=dict)
+    runs: tuple[Run, ...]
+
+    def scores(self, scale: float = 1.0) -> list[Score]:
+        """Return the distances of the trainings that did not fail."""
+        found = [run.distance(scale) for run in self.runs if run.error is None]
+        return [score for score in found if score is not None]
+
+
+class Comparison(_Part):
+    """Of `latentlab study generators`."""
+
+    command: str | None = None
+    samples: int
+    extractor: str
+    reference: Reference
+    generators: tuple[Entrant, ...]
+    floors: dict[str, dict[str, Score]] = Field(default_factory=dict)
+
+
+# --- latentlab collapse, trajectories, evaluate -----------------------------------------------------------------------
+
+
+class Bottleneck(_Part):
+    """All runs of one tokenizer and setting."""
+
+    path: str
+    tokenizer: str
+    setting: str
+    dims: int
+    sphere: str
+    images: int
+    seeds: int
+    unit: str
+    index: Score
+    index_heldout_views: Score
+
+
+class Named(_Part):
+    """The name of a data set."""
+
+    name: str
+
+
+class Collapse(_Part):
+    """Of `latentlab collapse`."""
+
+    command: str | None = None
+    perceptual: str
+    data: Named
+    summaries: tuple[Bottleneck, ...]
+
+
+class Measured(_Part):
+    """One measurement."""
+
+    name: str
+    value: Number
+    interval: Pair | None = None
+    n: int
+    companions: dict[str, Score] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Trajectories(_Part):
+    """Of `latentlab trajectories`."""
+
+    command: str | None = None
+    name: str
+    measurements: tuple[Measured, ...]
+
+
+class Evaluated(_Part):
+    """Of `latentlab evaluate`."""
+
+    command: str | None = None
+    measurements: tuple[Measured, ...]
+
+    def distances(self) -> dict[str, Measured]:
+        """Return the Fréchet distances by name."""
+        return {one.name: one for one in self.measurements if one.name.startswith(("fd_", "fid"))}

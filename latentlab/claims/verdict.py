@@ -1,0 +1,203 @@
+"""From effects with intervals to one word: confirmed, refuted or undecided at this scale.
+
+A claim is put as conditions that must all hold; a condition may have alternatives of which one is enough. Every effect has a
+threshold and a side. With enough repetitions, an effect speaks for the claim when its whole 95 % interval lies on the claim's
+side of the threshold, against it when the whole interval lies on the other side, and otherwise leaves it open.
+
+    confirmed   in every condition some effect speaks for it
+    refuted     in some condition every effect speaks against it
+    undecided   all else, and always where something is missing
+
+Where one of several is enough for a word, the error is shared among them (Bonferroni): "for" with a alternatives is read off
+the interval of level 1 - 0.05/a, "against" with c conditions off that of level 1 - 0.05/c. Where all must agree, 95 % each is
+enough (Berger, Technometrics 24, 1982: an intersection-union test keeps the level of its parts).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from latentlab.measurement import Interval
+
+Word = Literal["confirmed", "refuted", "undecided"]
+Ends = Callable[[float], Interval]
+"""Level, 0.95 say -> ends of the interval; infinite where there are too few repetitions for any."""
+
+Side = Literal["above", "below"]
+
+LEVEL = 0.95
+_MOST_NEEDED = 1000
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One number that a claim is about.
+
+    Attributes:
+        name: what it is, in words.
+        value: estimate.
+        ends: its interval at a level.
+        n: repetitions behind it.
+        unit: what they are (``seeds``, ``tokenizers``).
+        least: repetitions from which on it may decide.
+        threshold: where the claim begins.
+        side: on which side of it.
+        because: why this threshold.
+    """
+
+    name: str
+    value: float
+    ends: Ends
+    n: int
+    unit: str
+    least: int
+    threshold: float
+    side: Side
+    because: str
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 %; None where there are too few repetitions for one."""
+        low, high = self.ends(LEVEL)
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+    @property
+    def margin(self) -> float:
+        """Distance of the estimate from the threshold, positive on the claim's side."""
+        return self.value - self.threshold if self.side == "above" else self.threshold - self.value
+
+    def speaks_for(self, level: float = LEVEL) -> bool:
+        """Whether there are enough repetitions and the whole interval is on the claim's side."""
+        low, high = self.ends(level)
+        return self.n >= self.least and (low > self.threshold if self.side == "above" else high < self.threshold)
+
+    def speaks_against(self, level: float = LEVEL) -> bool:
+        """Whether there are enough repetitions and the whole interval is on the other side."""
+        low, high = self.ends(level)
+        return self.n >= self.least and (high < self.threshold if self.side == "above" else low > self.threshold)
+
+    def needed(self) -> int | None:
+        """Return about how many repetitions would decide were the estimate the truth; None: more than 1,000."""
+        if self.interval is None:
+            return self.least
+        low, high = self.interval
+        half = self.value - low if (self.margin > 0) == (self.side == "above") else high - self.value
+        if not self.margin or self.n * (half / self.margin) ** 2 > _MOST_NEEDED:
+            return None
+        return max(self.least, math.ceil(self.n * (half / self.margin) ** 2))
+
+    def sentence(self) -> str:
+        """Say value, interval, n and threshold."""
+        ends = "no interval" if self.interval is None else f"[{short(self.interval[0])}, {short(self.interval[1])}]"
+        return (
+            f"{self.name}: {short(self.value)} {ends} (n={self.n}, {self.unit}) against "
+            f"{self.side} {short(self.threshold)} ({self.because})"
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the function of a claim says.
+
+    Attributes:
+        conditions: all must hold; each a tuple of effects of which one is enough.
+        scale: what the numbers are of: data, sizes, repetitions.
+        command: made the results.
+        source: the results, relative to the studies folder.
+        notes: what a reader must know to trust it.
+        missing: parts of the claim that these results say nothing about.
+    """
+
+    conditions: Sequence[tuple[Effect, ...]]
+    scale: str
+    command: str
+    source: str
+    notes: Sequence[str] = ()
+    missing: Sequence[str] = ()
+
+    @property
+    def word(self) -> Word:
+        """Apply the rule."""
+        against = 1 - (1 - LEVEL) / max(len(self.conditions), 1)
+        if any(all(effect.speaks_against(against) for effect in one) for one in self.conditions):
+            return "refuted"
+        holds = all(any(e.speaks_for(1 - (1 - LEVEL) / len(one)) for e in one) for one in self.conditions)
+        return "confirmed" if holds and self.conditions and not self.missing else "undecided"
+
+    @property
+    def headline(self) -> Effect | None:
+        """The effect that the word hangs on: of the condition that holds least, the effect that holds best."""
+        best = [max(one, key=_strength) for one in self.conditions]
+        return min(best, key=_strength) if best else None
+
+    def why(self) -> str:
+        """Say every effect, what is missing, what would decide, and the notes."""
+        parts = [" or ".join(effect.sentence() for effect in one) for one in self.conditions]
+        parts += [f"missing: {text}" for text in self.missing]
+        if self.word == "undecided":
+            parts += _advice([effect for one in self.conditions for effect in one])
+        return "; ".join([*parts, *self.notes])
+
+
+def _strength(effect: Effect) -> float:
+    """Return the margin in units of half the interval; of the value alone where there is none."""
+    if effect.interval is None:
+        return effect.margin / max(abs(effect.value), abs(effect.threshold), 1e-12)
+    half = (effect.interval[1] - effect.interval[0]) / 2
+    return effect.margin / max(half, 1e-12)
+
+
+def _advice(effects: Sequence[Effect]) -> list[str]:
+    """Say how many repetitions the open effects need."""
+    still = [effect for effect in effects if not effect.speaks_for() and not effect.speaks_against()]
+    if not still:
+        return []
+    needs = [effect.needed() for effect in still]
+    unit, here = still[0].unit, min(effect.n for effect in still)
+    if None in needs:
+        return [
+            f"to decide: more than {_MOST_NEEDED:,} {unit}, an estimate lies close to its threshold (there are {here})"
+        ]
+    few = "at least" if any(effect.interval is None for effect in still) else "about"
+    return [f"to decide: {few} {max(need for need in needs if need is not None)} {unit} (there are {here})"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the page; the attributes are the keys of ``claims.json``.
+
+    Attributes:
+        id: ``C1`` .. ``C18``.
+        claim: in words.
+        verdict: at this scale.
+        scale: what the numbers are of.
+        n: repetitions behind the headline; None where nothing could be judged.
+        value: of the headline effect.
+        low: end of its 95 % interval, None where there is none.
+        high: likewise.
+        effect: what the headline is.
+        why: every effect with its threshold, what is missing, what would decide.
+        published: evidence for the claim in its publication.
+        command: makes the results that the verdict is about, or would.
+        source: results file, relative to the studies folder; empty where there is none.
+    """
+
+    id: str
+    claim: str
+    verdict: Word
+    scale: str = ""
+    n: int | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    effect: str = ""
+    why: str = ""
+    published: str = ""
+    command: str = ""
+    source: str = ""
+
+
+def short(value: float) -> str:
+    """Return a number with three significant digits."""
+    return f"{value:.3g}"

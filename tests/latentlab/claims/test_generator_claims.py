@@ -1,0 +1,247 @@
+"""C1, C6, C9, C15, C17 and C18 from made-up results: confirmed, refuted, too noisy, too few, missing; and the committed C9."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentlab.measurement import Estimate, Measurement
+
+from .made_up_results import NOISE, WILD, around, cells, comparison, entrant, grid, judged, write
+
+STUDIES = Path(__file__).parents[3] / "studies"
+
+# --- C9 ---------------------------------------------------------------------------------------------------------------
+
+
+def order(folder: Path, mind: float, sit: float, dit: float, noise: Sequence[float] = NOISE) -> Path:
+    values = {"MIND": ("mind", mind), "SiT": ("sit", sit), "DiT": ("dit", dit)}
+    comparison(folder / "generators", *(entrant(name, kind, around(v, noise)) for name, (kind, v) in values.items()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("distances", "noise", "verdict"),
+    [
+        ((22, 33, 43), NOISE, "confirmed"),
+        ((40, 33, 43), NOISE, "refuted"),
+        ((22, 43, 33), NOISE, "refuted"),
+        ((22, 33, 33), NOISE, "undecided"),
+        ((22, 33, 43), WILD, "undecided"),
+        ((22, 33, 43), (0.0,), "undecided"),
+        ((80, 33, 43), (0.0,), "undecided"),
+    ],
+)
+def test_order(distances: tuple[float, float, float], noise: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
+    found = judged("C9", order(tmp_path, *distances, noise=noise))
+    assert found.verdict == verdict, found.why
+    assert ("over images" in found.why) == (len(noise) == 1)
+
+
+def test_order_without_one_of_them(tmp_path: Path) -> None:
+    assert judged("C9", tmp_path).command == f"latentlab study generators --seeds 3 --out {tmp_path}/generators"
+    comparison(tmp_path / "generators", entrant("MIND", "mind", [1, 2]), entrant("SiT", "sit", [1, 2]))
+    found = judged("C9", tmp_path)
+    assert (
+        found.verdict == "undecided" and found.why == "missing: generators/results.json has no unguided distance of DiT"
+    )
+
+
+def test_committed_order() -> None:
+    """Typed from studies/generators/table.md: MIND 86.93 [85.31, 88.43], SiT 69.23 [67.69, 70.75], DiT 104.9 [103, 106.8]."""
+    found = judged("C9", STUDIES)
+    assert found.verdict == "undecided" and found.n == 1
+    assert found.value == pytest.approx(86.92503 / 69.22898, rel=1e-4)
+    for text in ("MIND 86.9 [85.3, 88.4]", "SiT 69.2 [67.7, 70.8]", "DiT 105 [103, 107]", "ibq 49.6, kl 34.1"):
+        assert text in found.why
+
+
+# --- C18 --------------------------------------------------------------------------------------------------------------
+
+
+def schedules(folder: Path, noise: Sequence[float] = NOISE, **distances: float) -> Path:
+    entrants = [
+        entrant(name, "emigm", around(value, noise), train={"model.schedule": name})
+        for name, value in distances.items()
+    ]
+    comparison(folder / "masking_schedules", *entrants)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("distances", "noise", "verdict"),
+    [
+        ({"exp": 11, "linear": 25, "cosine": 13}, NOISE, "confirmed"),
+        ({"exp": 11, "linear": 25, "cosine": 9}, NOISE, "refuted"),
+        ({"exp": 11, "linear": 25, "cosine": 11}, NOISE, "undecided"),
+        ({"exp": 11, "linear": 25, "cosine": 13}, (0.0,), "undecided"),
+    ],
+)
+def test_schedules(distances: dict[str, float], noise: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
+    assert judged("C18", schedules(tmp_path, noise, **distances)).verdict == verdict
+
+
+def test_schedules_missing_or_weighted_otherwise(tmp_path: Path) -> None:
+    assert "--config" in judged("C18", tmp_path).command
+    schedules(tmp_path, exp=11, linear=25)
+    assert "model.schedule=cosine" in judged("C18", tmp_path).why
+    weighted = entrant("exp", "emigm", [1, 1, 1], train={"model.schedule": "exp", "model.weighting": "mdm"})
+    comparison(tmp_path / "masking_schedules", weighted)
+    assert "model.schedule=exp" in judged("C18", tmp_path).why
+
+
+# --- C15 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "evaluations", "noise", "verdict"),
+    [
+        (19.5, 70.0, NOISE, "confirmed"),
+        (30.0, 70.0, NOISE, "refuted"),
+        (19.5, 99.0, NOISE, "refuted"),
+        (20.0, 70.0, WILD, "undecided"),
+        (19.5, 70.0, (0.0,), "undecided"),
+    ],
+)
+def test_interval(part: float, evaluations: float, noise: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
+    rows = {
+        "guided throughout": cells(around(20.0, [0.0] * len(noise)), evaluations=100.0),
+        "guided in [0.2, 0.6]": cells(around(part, noise), evaluations=evaluations),
+    }
+    grid(tmp_path / "guidance_interval", rows, "fashion32")
+    assert judged("C15", tmp_path).verdict == verdict
+
+
+def test_interval_missing(tmp_path: Path) -> None:
+    found = judged("C15", tmp_path)
+    assert found.command.startswith(f"latentlab ablate {tmp_path}/guidance_interval/grid.yaml --seeds 3")
+    grid(tmp_path / "guidance_interval", {"guided throughout": cells([20.0])}, "fashion32")
+    assert "guided in [0.2, 0.6]" in judged("C15", tmp_path).why
+
+
+def test_its_grid_has_the_rows_that_are_compared() -> None:
+    yaml = pytest.importorskip("yaml")
+    labels = [row["label"] for row in yaml.safe_load((STUDIES / "guidance_interval" / "grid.yaml").read_text())["rows"]]
+    assert {"guided throughout", "guided in [0.2, 0.6]"} <= set(labels)
+    found = yaml.safe_load((STUDIES / "masking_schedules" / "comparison.yaml").read_text())["generators"]
+    assert {"exp", "linear", "cosine"} <= {one["train"]["model"]["schedule"] for one in found}
+
+
+# --- C17 --------------------------------------------------------------------------------------------------------------
+
+
+def measured(name: str, value: float, n: int = 5000, **more: Any) -> dict[str, Any]:
+    """As `latentlab evaluate` and `latentlab trajectories` write it."""
+    return Measurement(
+        name=name, variant="v", value=value, interval=None, direction="lower", unit="", n=n, parameters={}, **more
+    ).to_dict()
+
+
+def distilled(folder: Path, students: Sequence[float], other: float = 1.0, n: int = 5000, kinds: int = 2) -> Path:
+    names = ["fd_efficientnet_lite0", "fd_fashion_classifier"][:kinds]
+    write(folder / "distillation/reconstructions/results.json", {"measurements": [measured(k, 10.0) for k in names]})
+    for i, value in enumerate(students):
+        values = [measured(k, v, n) for k, v in zip(names, (value, value * other), strict=False)]
+        write(
+            folder / f"distillation/one_step-{i}/results.json",
+            {"command": "latentlab evaluate", "measurements": values},
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("students", "other", "verdict"),
+    [
+        (around(10.1), 1.0, "confirmed"),
+        (around(10.1), 2.0, "refuted"),  # only on the features it was trained on
+        (around(20.0), 1.0, "refuted"),
+        (around(11.0), 1.0, "undecided"),
+        (around(9.0, WILD), 1.0, "undecided"),
+        ([9.9], 1.0, "undecided"),
+    ],
+)
+def test_one_step(students: list[float], other: float, verdict: str, tmp_path: Path) -> None:
+    assert judged("C17", distilled(tmp_path, students, other)).verdict == verdict
+
+
+def test_one_step_missing(tmp_path: Path) -> None:
+    assert "one_step*/results.json is not there" in judged("C17", tmp_path).why
+    assert "at least 2" in judged("C17", distilled(tmp_path, [10.0], kinds=1)).why
+    assert "unequal numbers" in judged("C17", distilled(tmp_path, [10.0], n=2000)).why
+
+
+# --- C6 ---------------------------------------------------------------------------------------------------------------
+
+
+def paths(folder: Path, values: Sequence[float], discrete: bool = False) -> Path:
+    for i, value in enumerate(values):
+        companions = {"correlation with irreducible variance": Estimate(value), "efficiency": Estimate(0.9)}
+        found = [
+            measured("straightness", 0.9, companions=companions),
+            measured("viv", 1.0, details={"discrete": discrete}),
+        ]
+        write(folder / f"trajectories/g{i}/results.json", {"name": f"g{i}", "command": None, "measurements": found})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([-0.9, -0.8, -0.95] * 4, "confirmed"),
+        ([0.1, -0.1, 0.0] * 4, "refuted"),
+        ([-0.9, 0.3, -0.9] * 4, "undecided"),
+        ([-0.9] * 3, "undecided"),
+    ],
+)
+def test_short_where_ambiguous(values: list[float], verdict: str, tmp_path: Path) -> None:
+    found = judged("C6", paths(tmp_path, values))
+    assert found.verdict == verdict and found.n == len(values)
+
+
+def test_short_where_ambiguous_missing(tmp_path: Path) -> None:
+    found = judged("C6", tmp_path)
+    assert found.verdict == "undecided" and "no trajectories/NAME/results.json" in found.why
+    assert judged("C6", paths(tmp_path, [-0.9] * 12, discrete=True)).why == found.why  # no Gaussians
+
+
+# --- C1 ---------------------------------------------------------------------------------------------------------------
+
+
+def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, **changed: Any) -> Path:
+    """Write what `latentlab collapse` writes: index and interval of either side."""
+    summaries = []
+    for path, found in (("continuous", continuous), ("discrete", discrete)):
+        if found is not None:
+            index = {"value": found[0], "interval": list(found[1:]) if images > 1 else None}
+            summaries.append({
+                "path": path, "tokenizer": {"continuous": "kl", "discrete": "ibq"}[path], "setting": "6-D, circles", "dims": 6,
+                "sphere": "pairs", "images": images, "seeds": 2, "unit": "images" if images > 1 else "seeds",
+                "index": index, "index_heldout_views": {"value": 0.7, "interval": None}, **changed,
+            })  # fmt: skip
+    content = {"command": "latentlab collapse", "perceptual": "st_lpips", "data": {"name": "fashion:test"}}
+    write(folder / "collapse/results.json", {**content, "summaries": summaries})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("continuous", "discrete", "images", "verdict"),
+    [
+        ((0.9, 0.8, 1.0), (0.1, 0.0, 0.2), 8, "confirmed"),
+        ((0.2, 0.1, 0.3), (0.1, 0.0, 0.2), 8, "refuted"),
+        ((0.9, 0.8, 1.0), (0.8, 0.7, 0.9), 8, "refuted"),
+        ((0.6, 0.4, 0.8), (0.1, 0.0, 0.2), 8, "undecided"),
+        ((0.9, 0.8, 1.0), (0.1, 0.0, 0.2), 3, "undecided"),
+        ((0.9, 0.8, 1.0), (0.1, 0.0, 0.2), 1, "undecided"),
+    ],
+)
+def test_collapse(continuous: Any, discrete: Any, images: int, verdict: str, tmp_path: Path) -> None:
+    found = judged("C1", bottlenecks(tmp_path, continuous, discrete, images))
+    assert found.verdict == verdict and "fresh views" in found.why
+
+
+def test_collapse_missing(tmp_path: Path) -> None:
+    assert judged("C1", tmp_path).command.startswith("latentlab collapse --images 8 --seeds 3")
+    assert "no discrete tokenizer" in judged("C1", bottlenecks(tmp_path, (0.9, 0.8, 1.0), None)).why
+    other = bottlenecks(tmp_path, (0.9, 0.8, 1.0), (0.1, 0.0, 0.2), dims=8)
+    assert "no continuous tokenizer at 6 numbers" in judged("C1", other).why
