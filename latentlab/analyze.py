@@ -21,6 +21,7 @@ from latentlab.finished import FinishedSteps
 from latentlab.latents import Latents
 from latentlab.measurement import SCHEMA_VERSION, Measurement
 from latentlab.pixels import Pixels, SetPixels
+from latentlab.prediction import chosen_predictors, told_prediction
 from latentlab.ranks import Ranks
 from latentlab.registry import (
     MeasurementFunction,
@@ -35,6 +36,7 @@ from latentlab.report_table import write_summary
 from latentlab.results import Results
 from latentlab.runtime import make_writable, progress, say
 from latentlab.store import LatentStore
+from latentlab.study.predictor_file import Predictor
 from latentlab.subset import limit_latents
 from latentlab.tokenizers.base import Tokenizer
 
@@ -92,6 +94,7 @@ def analyze(
     options: Options | None = None,
     ranks: Ranks = Ranks(),
     draw: bool = True,
+    predictor: Predictor | None = None,
 ) -> Results:
     """Measure, draw and write everything into ``out``; what an earlier run there finished on the same input is taken over.
 
@@ -108,6 +111,7 @@ def analyze(
         ranks: processes that share the work, all of them in this call: each measurement is made whole by one of them, so that
             no value depends on their number. Rank 0 writes.
         draw: also draw the figures, which takes longer than many measurements.
+        predictor: predicts generation quality of the measurements; None for those that ship for these images, if any.
 
     Returns:
         The results (on rank 0). A measurement that cannot be made of these latents is in ``refused`` with the reason; the
@@ -118,6 +122,7 @@ def analyze(
     """
     names = chosen_metrics(metrics)
     checked = {name: checked_parameters(name, given) for name, given in (options or {}).items()}
+    predictors = chosen_predictors(predictor, subject.images)
     make_writable(out)
     _ = subject.latents.moments  # non-finite latents end the analysis here, before anything is measured
     finished = FinishedSteps(out / "measurements")
@@ -136,6 +141,7 @@ def analyze(
     )
     if not ranks.first:
         return results
+    results = replace(results, predictions=tuple(told_prediction(one, results, checked) for one in predictors))
     remove_figures(out)
     results.write(out)  # before the figures, which matter less
     if draw:

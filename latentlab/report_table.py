@@ -58,8 +58,9 @@ def _rows(measurements: Sequence[Measurement]) -> Iterator[tuple[str, ...]]:
 
 
 def _remarks(results: Results) -> list[str]:
-    """Return warnings, refusals and notes, one line each."""
-    lines = [f"{m.name}: {warning}" for m in results.measurements for warning in m.warnings]
+    """Return predictions, warnings, refusals and notes, one line each."""
+    lines = [prediction["text"] for prediction in results.predictions]
+    lines += [f"{m.name}: {warning}" for m in results.measurements for warning in m.warnings]
     lines += [f"{name}: not measured: {reason}" for name, reason in results.refused.items()]
     if results.skipped_images:
         shown = ", ".join(results.skipped_images[:3])

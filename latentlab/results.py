@@ -35,6 +35,7 @@ class Results:
         skipped_images: images left out because they could not be read.
         figures: files below the run directory.
         notes: what else a reader should know (figures that could not be drawn).
+        predictions: what predictors say of generation quality, as `latentlab.prediction` writes it; ``text`` is the line.
         command: command line, None when called from Python.
         created: time of the analysis, UTC, ISO 8601.
         environment: Python, platform and library versions.
@@ -51,6 +52,7 @@ class Results:
     skipped_images: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    predictions: tuple[Mapping[str, Any], ...] = ()
     command: str | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     environment: Mapping[str, Any] = field(default_factory=lambda: environment())
@@ -81,6 +83,7 @@ class Results:
             "skipped_images": list(self.skipped_images),
             "figures": list(self.figures),
             "notes": list(self.notes),
+            "predictions": [dict(prediction) for prediction in self.predictions],
         }
 
     def write(self, folder: Path) -> None:

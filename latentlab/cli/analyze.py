@@ -61,6 +61,14 @@ def analyze(
     image_size: ImageSize = None,
     masks: Masks = None,
     skip_bad: SkipBad = False,
+    predictor: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictor",
+            metavar="FILE",
+            help="Predict generation quality with this one, of `latentlab study predictor` (default: what ships for the data).",
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     json: AsJson = False,
@@ -90,10 +98,12 @@ def analyze(
     from latentlab.encoding import open_tokenizer, slug
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, make_writable, prepare_threads
+    from latentlab.study.predictor_file import read_predictor
 
     names = chosen_names(metrics)
     chosen_metrics(names)
     options = parsed_options(settings, names)
+    predicting = None if predictor is None else read_predictor(predictor)
     where = choose_device(device)
     prepare_threads()
     if tokenizer is None:
@@ -111,7 +121,15 @@ def analyze(
     command = shlex.join(["latentlab", *sys.argv[1:]])
     with joined_ranks() as ranks:
         results = analyze_subject(
-            subject, folder, metrics=names, seed=seed, device=where, command=command, options=options, ranks=ranks
+            subject,
+            folder,
+            metrics=names,
+            seed=seed,
+            device=where,
+            command=command,
+            options=options,
+            ranks=ranks,
+            predictor=predicting,
         )
     if ranks.first:
         _report(results, folder, json)
