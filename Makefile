@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights weights-mind study-mind study-generators scores cards figures bench clean
+.PHONY: demo test lint types check weights weights-mind weights-judge study study-mind study-generators compare-zoo claims scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -28,6 +28,20 @@ weights: $(READY)  ## train the embedded tokenizers anew, two at a time
 weights-mind: $(READY)  ## train the embedded MIND anew, over an hour on two cores; an interrupted one continues
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m latentlab train mind --config mind-fashion --out runs/mind-fashion
 	cp runs/mind-fashion/mind.safetensors mind/weights/mind_fashion32.safetensors
+
+weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 5 minutes
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m latentlab.quality.fashion_classifier train
+
+study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; about 8 hours on two cores, resumed by the same command
+	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion
+	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
+
+compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
+	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --out runs/compare-embedded
+	mkdir -p studies/embedded && for file in comparison.csv summary.md figures; do cp -r runs/compare-embedded/$$file studies/embedded/ || exit 1; done
+
+claims: $(READY)  ## what the committed results say about each published claim -> studies/CLAIMS.md
+	$(BIN)/latentlab claims
 
 study-mind: $(READY)  ## the committed ablations of MIND -> studies/mind_ablations
 	$(BIN)/latentlab ablate hypersphere --out runs/mind_ablations/hypersphere --set samples=500 --set sample.steps=25 --set train.optimiser.steps=600

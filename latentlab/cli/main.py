@@ -18,6 +18,7 @@ from latentlab.cli import (
     collapse,
     compare,
     convert,
+    correlate,
     doctor,
     encode,
     evaluate,
@@ -113,6 +114,7 @@ app.command()(trajectories.trajectories)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
 app.add_typer(study.app, name="study")
+app.command()(correlate.correlate)
 app.command()(claims.claims)
 app.command()(tokenizers.tokenizers)
 app.command()(fetch.fetch)

@@ -34,14 +34,14 @@ scores on the {n:,} test images by `make scores`. PSNR in dB and SSIM: higher is
 lower. Codebook usage is the share of codes chosen at least once, perplexity the number of equally used codes with the same
 entropy. 95 % bootstrap intervals over images in brackets.
 
-{rfd} is the Frechet distance between the features of the reconstructions and of the same {n:,} images: lower is closer.
-Tokenizers are meant to be compared at equal reconstruction; the last column is the distance over the median of the
-continuous ones on a grid. `vavae` was trained towards the features of EfficientNet-Lite0, so that judge is not neutral about it.
+rfd is the Frechet distance between the features of the reconstructions and of the same {n:,} images, on the classifier of
+Fashion-MNIST ([fashion_classifier.md](fashion_classifier.md)), which no tokenizer was trained with: lower is closer.
+Tokenizers are to be compared at equal reconstruction: rfd_ratio is the distance over that of `ae`.
 
 """
 
 
-_JUDGE = "efficientnet-lite0"
+_JUDGE = "fashion-classifier"
 
 
 def embedded_names() -> list[str]:

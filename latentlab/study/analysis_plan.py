@@ -1,0 +1,110 @@
+"""What is asked of the table of a study; stated before the table is there, so that it cannot follow from the answer."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import model_validator
+
+from analyses.correlation import METHODS, Method
+from analyses.multiplicity import Multiplicity
+from latentlab.configuration import Settings
+from latentlab.errors import UserError, unknown_name
+from latentlab.study.table import StudyTable
+
+
+class Dependence(Settings):
+    """Tokenizers that were trained on the features that judge their samples."""
+
+    what: ClassVar[str] = "dependent judge"
+
+    judge: str
+    """Part of the names of the targets that this judge gives."""
+    clusters: tuple[str, ...]
+    """Clusters that learned from it."""
+
+
+class AnalysisPlan(Settings):
+    """Which columns are related to which, and how."""
+
+    what: ClassVar[str] = "plan of an analysis"
+
+    targets: tuple[str, ...] = ()
+    """What is explained; by default every column of quality."""
+    predictors: tuple[str, ...] = ()
+    """What explains; by default every measurement without its companions, and every column of sampling paths."""
+    covariates: tuple[str, ...] = ()
+    """Correlations are raw, given each of these, and given all of them."""
+    models: tuple[tuple[str, ...], ...] = ()
+    """Sets of predictors whose predictions are wanted beside those of single ones and of the best pair."""
+    held_out: tuple[str, ...] = ()
+    """Tokenizers kept from fitting and then predicted, beside those that the table marks."""
+    groups: tuple[str, ...] = ("cluster", "family")
+    """Columns within whose groups correlations are taken too; groups of the first are left out in turn."""
+    mixed: bool = False
+    """Whether slopes with a random intercept per group are fitted; takes a quarter of a second each."""
+    methods: tuple[Method, ...] = METHODS
+    multiplicity: Multiplicity = "holm"
+    dependent: tuple[Dependence, ...] = (
+        Dependence(judge="efficientnet", clusters=("repa", "mcos", "mdms", "mcos+mdms")),
+    )
+    seed: int = 0
+    """Of resamplings and permutations."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name in ("targets", "predictors", "covariates", "methods", "groups"):
+            _once(name, getattr(self, name))
+        both = {*self.targets} & {*self.predictors, *self.covariates, *(n for model in self.models for n in model)}
+        if both:
+            raise ValueError(f"{min(both)} is a target and cannot explain itself")
+        return self
+
+    def for_table(self, table: StudyTable) -> "AnalysisPlan":
+        """Return the plan with defaults filled in for a table.
+
+        Raises:
+            UserError: a column that is not there or holds other than numbers (``held_out``: truth values), an unknown held-out
+                tokenizer, no target or predictor.
+        """
+        targets = self.targets or table.names("quality")
+        explains = [name for name in table.names("measurement") if "." not in name] + [*table.names("trajectory")]
+        predictors = self.predictors or tuple(n for n in explains if n not in (*targets, *self.covariates))
+        for kind, names in (("target", targets), ("predictor", predictors)):
+            if not names:
+                raise UserError(f"there is no {kind} to correlate: name one that the table has")
+        for name in (*targets, *predictors, *self.covariates, *(n for model in self.models for n in model)):
+            check_numbers(table, name)
+        for label in self.held_out:
+            if label not in set(table.rows["tokenizer"]):
+                raise unknown_name("held-out tokenizer", label, map(str, table.rows["tokenizer"].unique()))
+        if table.rows["held_out"].dtype != bool:
+            raise UserError("column held_out must hold True or False in every row")
+        if table.rows["guidance"].dtype.kind not in "iuf":
+            raise UserError("column guidance must hold numbers")
+        groups = tuple(name for name in self.groups if name in table.rows)
+        values = {**self.model_dump(), "targets": targets, "predictors": predictors, "groups": groups}
+        return AnalysisPlan(**values)
+
+
+def check_numbers(table: StudyTable, name: str) -> None:
+    """Raise `UserError` unless the table explains the column and all of its values are finite numbers or missing."""
+    values = table.rows[table.column(name).name]
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"column {name} must hold numbers, but one of its values is '{not_a_number(values)}'")
+    if np.isinf(values).any():
+        row = table.rows.loc[np.isinf(values), "tokenizer"].iloc[0]
+        raise UserError(f"column {name} holds an infinite value (tokenizer {row}): leave it empty if it is unknown")
+
+
+def not_a_number(values: pd.Series) -> object:
+    """Return the first value that is neither missing nor a number; the first of all where each is."""
+    wrong = values[values.notna() & pd.to_numeric(values, errors="coerce").isna()]
+    return wrong.iloc[0] if len(wrong) else values.iloc[0]
+
+
+def _once(what: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} names {twice} twice")

@@ -1,0 +1,96 @@
+"""The points that are correlated: one per tokenizer under each setting (generator and guidance scale), repeats averaged."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from latentlab.study.table import StudyTable
+
+SEEDS = ("tokenizer_seed", "generator_seed")
+
+
+class Setting(NamedTuple):
+    """A generator and a guidance scale; empty and None where a table has no such columns."""
+
+    generator: str
+    guidance: float | None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of a record that name the setting."""
+        return {"generator": self.generator, "guidance": self.guidance}
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.generator} at guidance {self.guidance:g}" if self.guidance is not None else self.generator
+
+
+@dataclass(frozen=True)
+class Points:
+    """Tokenizers under one setting, controls left out.
+
+    Attributes:
+        setting: the generator and guidance scale.
+        fitted: one row per tokenizer that fits are made of, means over repeats.
+        held_out: the same of those kept for validation.
+        sizes: the numbers of samples in words where rows differ in them, else empty.
+    """
+
+    setting: Setting
+    fitted: pd.DataFrame
+    held_out: pd.DataFrame
+    sizes: str
+
+    @property
+    def all(self) -> pd.DataFrame:
+        """Return both."""
+        return pd.concat([self.fitted, self.held_out])
+
+
+def settings(table: StudyTable) -> list[Setting]:
+    """Return the settings of a table in order of appearance, guidance ascending; rows without a generator have none."""
+    found = table.rows[["generator", "guidance"]].drop_duplicates()
+    order = {name: i for i, name in enumerate(found["generator"].fillna("").unique())}
+    pairs = [
+        Setting(str(name), None if np.isnan(scale) else float(scale))
+        for name, scale in zip(found["generator"].fillna(""), found["guidance"], strict=True)
+    ]
+    return sorted(pairs, key=lambda one: (order[one.generator], one.guidance or 0.0))
+
+
+def rows_of(table: StudyTable, setting: Setting, controls: bool = False) -> pd.DataFrame:
+    """Return the rows of a setting: those of controls, or all others."""
+    rows = table.rows
+    scale = rows["guidance"].isna() if setting.guidance is None else rows["guidance"] == setting.guidance
+    chosen = (rows["generator"].fillna("") == setting.generator) & scale
+    return rows[chosen & ((rows["control"] != "") == controls)]
+
+
+def averaged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per tokenizer, its index: means of numbers over repeats, the first of words."""
+    how = {
+        name: "mean" if pd.api.types.is_numeric_dtype(rows[name]) and rows[name].dtype != bool else "first"
+        for name in rows
+        if name not in ("tokenizer", *SEEDS)
+    }
+    means = rows.groupby("tokenizer", sort=False).agg(how)
+    words = [name for name, what in how.items() if what == "first"]
+    return means.astype(dict.fromkeys(words, object))  # plain strings compare much faster in numpy
+
+
+def points(table: StudyTable, setting: Setting, held_out: tuple[str, ...] = ()) -> Points:
+    """Return the points of a setting; ``held_out`` labels join those that the table marks."""
+    rows = rows_of(table, setting)
+    means = averaged(rows)
+    kept_apart = means["held_out"].astype(bool) | means.index.isin(held_out)
+    counts = [name for name in table.names("count") if "samples" in name]
+    return Points(setting, means[~kept_apart], means[kept_apart], _mixed_sizes(rows[counts]))
+
+
+def _mixed_sizes(counts: pd.DataFrame) -> str:
+    sizes = {name: sorted(counts[name].dropna().unique()) for name in counts}
+    told = (
+        f"{name} is {', '.join(f'{size:g}' for size in values)}" for name, values in sizes.items() if len(values) > 1
+    )
+    return next(told, "")

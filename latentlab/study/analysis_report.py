@@ -1,0 +1,137 @@
+"""An analysis for reading: tables for the terminal, and all correlations as CSV."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+
+from latentlab.files import write_text
+
+CSV_FILE = "correlations.csv"
+
+_PLAIN_WIDTH = 180
+_SYMBOLS = {"pearson": "r", "spearman": "rho", "kendall": "tau"}
+
+Record = Mapping[str, Any]
+
+
+def write_csv(analysis: Record, path: Path) -> None:
+    """Write every correlation as a line; lists are joined by "; "."""
+    rows = pd.DataFrame(analysis["correlations"])
+    for name in ("covariates", "warnings"):
+        rows[name] = ["; ".join(values) for values in rows[name]]
+    write_text(path, rows.to_csv(index=False))
+
+
+def print_analysis(analysis: Record, file: TextIO | None = None) -> None:
+    """Print a table of correlations per target and setting, then predictions, noise and what to beware of."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, width=None if file.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    for heading, records in _by_cell(analysis["correlations"]):
+        table = Table(title=heading, title_justify="left")
+        for number, column in enumerate(_head(analysis, records)):
+            table.add_column(
+                column, justify="right" if number > 1 else "left", no_wrap=column != "remarks", overflow="fold"
+            )
+        for row in _rows(analysis, records):
+            table.add_row(*map(Text, row))
+        console.print(table)
+    for line in [*_predictions(analysis), *_noise(analysis), legend(analysis), *analysis["warnings"]]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def legend(analysis: Record) -> str:
+    """Return what the columns of the tables are."""
+    plan = analysis["plan"]
+    return (
+        f"Intervals: 95 %, BCa bootstrap over tokenizers. p: {plan['permutations']:,} permutations (all of up to 8 points); "
+        f"adjusted for the number of predictors ({plan['multiplicity']}). good: which way a predictor is good; ! where the sign "
+        "of the correlation contradicts it."
+    )
+
+
+def _by_cell(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    for (target, generator, guidance), same in groupby(
+        records, key=lambda r: (r["target"], r["generator"], r["guidance"])
+    ):
+        where = [generator, f"guidance {guidance:g}" if guidance is not None else ""]
+        yield ", ".join(filter(None, [target, *where])), list(same)
+
+
+def _head(analysis: Record, records: Sequence[Record]) -> list[str]:
+    first, *others = analysis["plan"]["methods"]
+    given = [f"{_SYMBOLS[first]} given {names}" for names in _covariates(records)] if first != "kendall" else []
+    within = [f"{_SYMBOLS[first]} within {group}" for group in _groups(records)] if first != "kendall" else []
+    return ["predictor", "good", "n", first, "95 % interval", "p", "p adjusted", *others, *given, *within, "remarks"]
+
+
+def _rows(analysis: Record, records: Sequence[Record]) -> Iterator[list[str]]:
+    """Yield a line per predictor, the strongest first."""
+    first, *others = analysis["plan"]["methods"]
+    table = {(r["predictor"], r["method"], "+".join(r["covariates"]), r["within"]): r for r in records}
+    raw = [r for r in records if r["method"] == first and not r["covariates"] and not r["within"]]
+    for main in sorted(raw, key=lambda r: -abs(r["value"])):
+        name = main["predictor"]
+        keys = [(name, method, "", "") for method in others]
+        if first != "kendall":
+            keys += [(name, first, names, "") for names in _covariates(records)]
+            keys += [(name, first, "", group) for group in _groups(records)]
+        yield [
+            name, main["predictor_better"].replace("none", "-"), str(main["n"]),
+            f"{main['value']:.3f}{' !' if main['agrees'] is False else ''}", _interval(main), _p(main["p"]),
+            _p(main["p_adjusted"]), *(_value(table.get(key)) for key in keys), "; ".join(main["warnings"]),
+        ]  # fmt: skip
+
+
+def _covariates(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys("+".join(r["covariates"]) for r in records if r["covariates"]))
+
+
+def _groups(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(r["within"] for r in records if r["within"]))
+
+
+def _value(record: Record | None) -> str:
+    return "-" if record is None else f"{record['value']:.3f}"
+
+
+def _interval(record: Record) -> str:
+    return "-" if record["low"] is None else f"{record['low']:.3f} .. {record['high']:.3f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _predictions(analysis: Record) -> Iterator[str]:
+    """Yield the best prediction of each target, setting and scheme."""
+
+    def cell(record: Record) -> tuple[Any, ...]:
+        return record["target"], record["generator"], record["guidance"] or 0.0, record["scheme"]
+
+    known = [one for one in analysis["prediction"] if one["r2"] is not None]
+    for (target, generator, guidance, scheme), same in groupby(sorted(known, key=cell), key=cell):
+        models = list(same)
+        best = max(models, key=lambda one: one["r2"])
+        where = f"{generator} {guidance:g}, " if generator else ""
+        where += scheme.replace("_", " ")
+        yield (
+            f"best of {len(models)} predictions of {target} ({where}): {' + '.join(best['predictors'])}, "
+            f"R^2 {best['r2']:.3f}, rmse {best['rmse']:.4g}, n {best['n']}"
+        )
+
+
+def _noise(analysis: Record) -> Iterator[str]:
+    for one in analysis["noise"]:
+        where = f" ({one['generator']} {one['guidance']:g})" if one["guidance"] is not None else ""
+        yield (
+            f"noise of {one['target']}{where}: within {one['within_sd']:.4g}, between {one['between_sd']:.4g}; "
+            f"a perfect predictor would reach {one['ceiling']:.3f}"
+        )

@@ -1,0 +1,254 @@
+"""The analysis of the made-up study: known answers found, controls and held-out tokenizers kept apart, every doubt flagged."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from latentlab.errors import UserError
+from latentlab.study.analysis import FILE, analyse, write_analysis
+from latentlab.study.analysis_plan import AnalysisPlan, Dependence
+from latentlab.study.table import StudyTable
+
+from .example_study import example_study
+
+TARGET = "gfd_fashion_classifier"
+PLAN = AnalysisPlan(targets=(TARGET,), predictors=("m_viv", "m_lnc", "m_cds"), covariates=("decoder_sensitivity",))
+
+
+def one_setting(**changes) -> StudyTable:
+    """Return the study under one generator and guidance scale; ``changes``: column -> values of its 48 rows."""
+    study = example_study(generators=("sit",))
+    rows = study.rows[study.rows["guidance"] == 1.5].reset_index(drop=True)
+    return replace(study, rows=rows.assign(**changes))
+
+
+def only(records, **facts):
+    found = [one for one in records if all(one[key] == value for key, value in facts.items())]
+    assert len(found) == 1, (len(found), facts)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return analyse(example_study(), PLAN)
+
+
+def raw(analysis, predictor, method="pearson", **facts):
+    return only(analysis["correlations"], predictor=predictor, method=method, covariates=[], within="", **facts)
+
+
+def test_known_answers(whole):
+    """Quality follows m_viv alone: it correlates in the expected direction, and the empty measurement does not."""
+    where = {"generator": "sit", "guidance": 1.5}
+    viv, lnc, cds = (raw(whole, name, **where) for name in ("m_viv", "m_lnc", "m_cds"))
+    assert viv["value"] > 0.99 and viv["p_adjusted"] == pytest.approx(3e-4)
+    assert (viv["expected"], viv["agrees"]) == ("positive", True)
+    assert lnc["value"] < -0.9 and (lnc["expected"], lnc["agrees"]) == ("negative", True)
+    assert (lnc["predictor_better"], lnc["target_better"]) == ("higher", "lower")
+    assert abs(cds["value"]) < 0.5 and cds["low"] < 0 < cds["high"]
+    pair = only(whole["pairs"], first="m_viv", second="m_lnc", **where)
+    assert pair["r2"] > pair["r2_adjusted"] > pair["r2_cross_validated"] > 0.98
+
+
+def test_values_are_those_of_pandas_and_scipy(whole):
+    """18 of 24 tokenizers are fitted (a quarter is held out), two generator seeds averaged."""
+    rows = example_study().rows
+    chosen = rows[(rows.generator == "lightningdit") & (rows.guidance == 2.0) & ~rows.held_out]
+    means = chosen.groupby("tokenizer")[["m_lnc", TARGET, "decoder_sensitivity"]].mean()
+    found = raw(whole, "m_lnc", "kendall", generator="lightningdit", guidance=2.0)
+    assert found["n"] == 18 and found["value"] == pytest.approx(
+        stats.kendalltau(means["m_lnc"], means[TARGET]).statistic
+    )
+    left = [
+        means[name] - np.polyval(np.polyfit(means["decoder_sensitivity"], means[name], 1), means["decoder_sensitivity"])
+        for name in ("m_lnc", TARGET)
+    ]
+    partial = only(
+        whole["correlations"], predictor="m_lnc", method="pearson", covariates=["decoder_sensitivity"],
+        generator="lightningdit", guidance=2.0,
+    )  # fmt: skip
+    assert partial["value"] == pytest.approx(np.corrcoef(*left)[0, 1])
+
+
+def test_without_each_cluster(whole):
+    found = raw(whole, "m_lnc", generator="sit", guidance=1.0)
+    rows = example_study().rows
+    chosen = rows[(rows.generator == "sit") & (rows.guidance == 1.0) & ~rows.held_out]
+    means = chosen.groupby(["tokenizer", "cluster"])[["m_lnc", TARGET]].mean().reset_index()
+    slow = {name: means[means.cluster != name][["m_lnc", TARGET]].corr().iloc[0, 1] for name in means.cluster.unique()}
+    assert found["left_out"] == "cluster"
+    assert found["left_out_low"] == pytest.approx(min(slow.values()))
+    assert found["left_out_high"] == pytest.approx(max(slow.values()))
+    assert slow[found["left_out_most"]] == max(slow.values(), key=lambda value: abs(value - found["value"]))
+
+
+def test_within_groups(whole):
+    found = only(
+        whole["correlations"], predictor="m_viv", method="pearson", within="family", generator="sit", guidance=1.0
+    )
+    assert found["value"] > 0.99 and found["n"] == 18
+
+
+def test_predictions(whole):
+    """Left-out and held-out tokenizers are predicted by m_viv within the noise of the mean of two seeds, 0.3 / sqrt 2."""
+    where = {"generator": "sit", "guidance": 1.5, "predictors": ["m_viv"]}
+    for scheme, n in (("leave_one_out", 18), ("leave_cluster_out", 18), ("held_out", 6)):
+        found = only(whole["prediction"], scheme=scheme, **where)
+        assert found["n"] == n == len(found["rows"]) and found["r2"] > 0.99 and found["rmse"] < 0.4
+    held_out = {f"tokenizer-{i:02d}" for i in range(3, 24, 4)}
+    assert {row["tokenizer"] for row in found["rows"]} == held_out
+    best = [one for one in whole["prediction"] if len(one["predictors"]) == 2]
+    assert all("optimistic" in one["warnings"][0] for one in best) and len(best) == 6 * 3
+
+
+def test_noise_and_stability(whole):
+    """Noise of the target is 0.3 by construction; guidance shifts all tokenizers alike, so rankings agree."""
+    found = only(whole["noise"], generator="sit", guidance=1.0)
+    assert found["within_sd"] == pytest.approx(0.3, rel=0.3) and found["repeats"] == 2 and found["n"] == 24
+    assert 0.99 < found["ceiling"] < 1 and found["tokenizer_seed_sd"] is None
+    assert len(whole["stability"]) == 15
+    assert all(one["spearman"] > 0.95 and one["n"] == 24 for one in whole["stability"])
+
+
+def test_seeds_of_tokenizers_have_their_own_noise():
+    study = one_setting()
+    again = study.rows.assign(tokenizer_seed=1, **{TARGET: study.rows[TARGET] + np.tile([3.0, 3.0, -3.0, -3.0], 12)})
+    found = analyse(replace(study, rows=pd.concat([study.rows, again])), PLAN)["noise"][0]
+    assert found["n"] == 48 and found["within_sd"] < 0.5
+    assert found["tokenizer_seed_sd"] == pytest.approx(3 / 2**0.5, rel=0.01)
+
+
+def test_controls_are_left_out_and_told_apart():
+    study = one_setting()
+    base = study.rows[study.rows.tokenizer == "tokenizer-00"]
+    control = base.assign(
+        tokenizer="mixed",
+        control="orthogonal",
+        control_of="tokenizer-00",
+        m_cds=base.m_cds / 2,
+        **{TARGET: 10 * base[TARGET]},
+    )
+    found = analyse(replace(study, rows=pd.concat([study.rows, control])), PLAN)
+    plain = analyse(study, PLAN)
+    assert found["correlations"] == plain["correlations"]
+    quality = only(found["controls"], name=TARGET)
+    assert (quality["control"], quality["of"], quality["role"]) == ("orthogonal", "tokenizer-00", "quality")
+    assert quality["relative"] == pytest.approx(9) and quality["changed"] == pytest.approx(base[TARGET].mean() * 10)
+    cds = only(found["controls"], name="m_cds")
+    assert cds["relative"] == pytest.approx(-0.5) and (cds["generator"], cds["guidance"]) == ("", None)
+    assert only(found["controls"], name="m_viv")["relative"] == 0
+
+
+def test_a_control_without_its_base_is_told():
+    study = one_setting()
+    control = study.rows[:1].assign(tokenizer="mixed", control="orthogonal", control_of="gone")
+    found = analyse(replace(study, rows=pd.concat([study.rows, control])), PLAN)
+    assert not found["controls"] and "no row of its base 'gone'" in found["warnings"][-1]
+
+
+def test_missing_cells_are_left_out_and_named():
+    study = one_setting()
+    lost = study.rows[TARGET].where(study.rows.tokenizer != "tokenizer-04")
+    rows = study.rows.assign(**{TARGET: lost})
+    found = analyse(replace(study, rows=rows), PLAN)
+    record = raw(found, "m_viv")
+    assert record["n"] == 17 and record["warnings"] == ["without tokenizer-04: a value is missing"]
+    flag = only(found["flags"], flag="missing")
+    assert (flag["column"], flag["tokenizers"]) == (TARGET, ["tokenizer-04"]) and "2 cells" in flag["text"]
+
+
+def test_a_tokenizer_without_a_row_is_named():
+    study = example_study(generators=("sit",))
+    gone = (study.rows.tokenizer == "tokenizer-01") & (study.rows.guidance == 2.0)
+    found = analyse(replace(study, rows=study.rows[~gone]), PLAN)
+    assert only(found["flags"], flag="missing")["text"] == "no row with sit at guidance 2: tokenizer-01"
+
+
+def test_constant_columns_are_flagged_and_not_correlated():
+    found = analyse(one_setting(m_cds=0.3), PLAN)
+    assert only(found["flags"], flag="constant")["column"] == "m_cds"
+    assert not [one for one in found["correlations"] if one["predictor"] == "m_cds"]
+    assert any(line.startswith("m_cds with gfd_fashion_classifier: not computed") for line in found["warnings"])
+
+
+def test_doubles_are_flagged():
+    study = one_setting()
+    again = study.rows[study.rows.tokenizer == "tokenizer-05"].assign(tokenizer="copy")
+    found = analyse(replace(study, rows=pd.concat([study.rows, again])), PLAN)
+    assert only(found["flags"], flag="duplicated")["tokenizers"] == ["tokenizer-05", "copy"]
+
+
+def test_mixed_sample_sizes_are_flagged():
+    found = analyse(one_setting(n_samples=np.where(np.arange(48) < 4, 1000, 5000)), PLAN)
+    assert "n_samples is 1000, 5000" in only(found["flags"], flag="sample sizes")["text"]
+    assert raw(found, "m_viv")["warnings"] == ["mixed sample sizes: n_samples is 1000, 5000"]
+
+
+def test_dependent_judges_are_flagged():
+    plan = PLAN.model_copy(update={"targets": (TARGET, "gfd_efficientnet_lite0")})
+    found = analyse(one_setting(), plan)
+    flag = only(found["flags"], flag="dependent judge")
+    assert flag["column"] == "gfd_efficientnet_lite0" and flag["tokenizers"] == [
+        f"tokenizer-{i:02d}" for i in (2, 10, 18)
+    ]
+    assert raw(found, "m_viv", target=TARGET)["warnings"] == []
+    assert "dependent judge" in raw(found, "m_viv", target="gfd_efficientnet_lite0")["warnings"][0]
+    other = plan.model_copy(update={"dependent": (Dependence(judge="fashion", clusters=("kl",)),)})
+    assert only(analyse(one_setting(), other)["flags"], flag="dependent judge")["column"] == TARGET
+
+
+def test_few_points_are_warned_about_and_fewer_refused():
+    rows = one_setting().rows
+    seven = analyse(StudyTable(rows[rows.tokenizer < "tokenizer-09"], example_study().columns), PLAN)
+    assert raw(seven, "m_viv")["n"] == 7 and raw(seven, "m_viv")["warnings"] == ["only 7 points"]
+    with pytest.raises(UserError, match=r"at least 5 tokenizers .* got 4"):
+        analyse(StudyTable(rows[rows.tokenizer < "tokenizer-05"], example_study().columns), PLAN)
+
+
+def test_a_target_that_explains_itself_is_refused():
+    with pytest.raises(UserError, match="m_viv is a target"):
+        AnalysisPlan(targets=("m_viv",), predictors=("m_viv",))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (AnalysisPlan(targets=("gfd_fashion",)), "Did you mean gfd_fashion_classifier"),
+        (AnalysisPlan(predictors=("cluster",)), "must hold numbers, but one of its values is 'baseline'"),
+        (AnalysisPlan(held_out=("tokenizer-99",)), "unknown held-out tokenizer"),
+    ],
+)
+def test_plans_that_do_not_fit_the_table_are_refused(plan, message):
+    with pytest.raises(UserError, match=message):
+        analyse(one_setting(), plan)
+
+
+def test_infinite_values_are_refused():
+    with pytest.raises(UserError, match=r"m_viv holds an infinite value \(tokenizer tokenizer-00\)"):
+        analyse(one_setting(m_viv=np.inf), PLAN)
+
+
+def test_mixed_slopes():
+    study = one_setting()
+    found = analyse(study, PLAN.model_copy(update={"mixed": True, "predictors": ("m_viv",), "groups": ("cluster",)}))
+    record = only(found["mixed"], predictor="m_viv", group="cluster")
+    assert record["value"] == pytest.approx(1, abs=0.02) and record["n"] == 18
+
+
+def test_order_of_rows_does_not_matter():
+    study = one_setting()
+    shuffled = replace(study, rows=study.rows.sample(frac=1, random_state=0))
+    first, second = (raw(analyse(table, PLAN), "m_lnc") for table in (study, shuffled))
+    assert (
+        second["value"] == pytest.approx(first["value"], abs=1e-12)
+        and second["left_out_most"] == first["left_out_most"]
+    )
+
+
+def test_written_and_read_again(whole, tmp_path):
+    write_analysis(whole, tmp_path / FILE)
+    assert json.loads((tmp_path / FILE).read_text()) == whole
