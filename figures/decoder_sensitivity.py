@@ -54,7 +54,7 @@ def _panel(axes: Axes, key: str, tokenizers: Mapping[str, Details]) -> None:
     title, unit = _PANELS[key]
     axes.set(xscale="log", yscale="log", xlabel="noise (channel standard deviations)")
     axes.set_ylabel(unit.format(name=_shared_judge(key, tokenizers)), parse_math=False)
-    _level_axis(axes, sorted({float(level) for details in tokenizers.values() for level in details["levels"]}))
+    level_axis(axes, sorted({float(level) for details in tokenizers.values() for level in details["levels"]}))
     heading(axes, title)
 
 
@@ -66,7 +66,7 @@ def _shared_judge(key: str, tokenizers: Mapping[str, Details]) -> str:
     return next(iter(judges.values()))
 
 
-def _level_axis(axes: Axes, levels: list[float]) -> None:
+def level_axis(axes: Axes, levels: list[float]) -> None:
     """Put ticks at the levels, leaving out those too close to the one before."""
     ticks: list[float] = []
     for level in levels:

@@ -14,38 +14,63 @@ _PANELS = {"distance": "lower is better", "precision": "higher is better", "reca
 
 
 @themed
-def draw(sweeps: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[str, float] | None = None) -> Figure:
-    """Draw three panels over the guidance scale, one curve per generator: the mean over seeds, and their range as a band.
+def draw(
+    sweeps: Mapping[str, Sequence[Details]],
+    quality: str,
+    floors: Mapping[str, float] | None = None,
+    groups: Mapping[str, str] | None = None,
+    title: str = "Guidance at the end of training",
+) -> Figure:
+    """Draw a panel per quality over the guidance scale, one curve per name: the mean over seeds, and their range as a band.
 
     Args:
-        sweeps: name -> per seed ``scale``, ``distance``, ``precision`` and ``recall`` [m], the same scales for all seeds.
+        sweeps: name (of a generator, or of a tokenizer) -> per seed ``scale``, ``distance`` and, optionally, ``precision`` and
+            ``recall`` [m], the same scales for all seeds of a name. A panel is drawn where every name has its column.
         quality: what the distance is.
         floors: name -> distance of real images or reconstructions, as grey lines.
+        groups: name -> group. Then curves look alike within a group, the legend names the groups, and a hollow marker shows
+            the best scale of each curve.
+        title: of the figure.
 
     Raises:
         UserError: no sweep, or a column is missing or has another length.
     """
     require(sweeps, "generator")
-    figure = Figure(figsize=(13.6, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS))
-    for axes, (key, better) in zip(panels, _PANELS.items(), strict=True):
-        for index, runs in enumerate(sweeps.values()):
-            _curve(axes, runs, key, index)
-        name = quality if key == "distance" else key
-        axes.set_ylabel(f"{name}\n{better}", parse_math=False)
+    figure, panels = _panels(sweeps)
+    of = {name: name for name in sweeps} if groups is None else dict(groups)
+    names = list(dict.fromkeys(of.values()))
+    for key, axes in panels.items():
+        for name, runs in sweeps.items():
+            _curve(axes, runs, key, names.index(of[name]), grouped=groups is not None)
+        axes.set_ylabel(f"{quality if key == 'distance' else key}\n{_PANELS[key]}", parse_math=False)
         axes.set_xlabel("guidance scale (1: none)")
-    for index, label in enumerate(sweeps):
-        panels[0].plot([], [], label=label, marker=MARKERS[index % len(MARKERS)], **look(index))
-    draw_floors(panels[:1], floors or {})
-    log_axis(panels[0], "y")
-    figure.suptitle("Guidance at the end of training", x=0.01, ha="left", weight="bold", size=12)
-    legend(figure, panels[0].get_lines(), handlelength=2.6)
+    first = panels["distance"]
+    for index, name in enumerate(names):
+        first.plot([], [], label=name, marker=MARKERS[index % len(MARKERS)], **look(index))
+    draw_floors([first], floors or {})
+    log_axis(first, "y")
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12).set_parse_math(False)
+    legend(figure, first.get_lines(), handlelength=2.6)
     return figure
 
 
-def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int) -> None:
+def _panels(sweeps: Mapping[str, Sequence[Details]]) -> tuple[Figure, dict[str, Axes]]:
+    runs = [run for seeds in sweeps.values() for run in seeds]
+    shown = [key for key in _PANELS if key == "distance" or all(run.get(key) is not None for run in runs)]
+    figure = Figure(figsize=(2.0 + 3.87 * max(len(shown), 1.5), 4.6), layout="constrained")
+    return figure, dict(zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True))
+
+
+def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int, grouped: bool = False) -> None:
     pairs = [columns(run, "scale", key) for run in runs]
     scales, values = pairs[0][0], np.stack([value for _, value in pairs])
-    axes.plot(scales, values.mean(0), marker=MARKERS[index % len(MARKERS)], **look(index))
+    means = values.mean(0)
+    (line,) = axes.plot(scales, means, marker=MARKERS[index % len(MARKERS)], **look(index))
+    if grouped:
+        line.set(linewidth=1.2, markersize=4.5)
+        if key == "distance" and np.isfinite(means).any():
+            least = int(np.nanargmin(means))
+            axes.plot(scales[least], means[least], marker="o", markersize=9, color=colour(index), fillstyle="none")
     if len(values) > 1:
-        axes.fill_between(scales, values.min(0), values.max(0), color=colour(index), alpha=0.15, linewidth=0)
+        alpha = 0.06 if grouped else 0.15  # many bands lie on each other
+        axes.fill_between(scales, values.min(0), values.max(0), color=colour(index), alpha=alpha, linewidth=0)

@@ -26,11 +26,11 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
         UserError: no tokenizer, a column is missing, or ``dims`` differ (NLL compares only at equal dimension).
     """
     require(tokenizers, "tokenizer")
-    dims = _shared_dims(tokenizers)
+    dims = shared_dims(tokenizers)
     figure, axes = panel(width=7.6)
     for index, details in enumerate(tokenizers.values()):
         _curves(axes, details, colour(index))
-    _component_axis(axes, np.concatenate([columns(details, "components")[0] for details in tokenizers.values()]))
+    component_axis(axes, np.concatenate([columns(details, "components")[0] for details in tokenizers.values()]))
     axes.set_ylabel(f"negative log-likelihood per image\n(nats, {dims} dimensions)")
     heading(
         axes,
@@ -42,7 +42,8 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
     return figure
 
 
-def _shared_dims(tokenizers: Mapping[str, Details]) -> int:
+def shared_dims(tokenizers: Mapping[str, Details]) -> int:
+    """Return the dimension that all mixtures were fitted in; raise `UserError` where they differ."""
     dims = {name: details.get("dims") for name, details in tokenizers.items()}
     if len(set(dims.values())) > 1 or None in dims.values():
         listed = ", ".join(f"{name} {value}" for name, value in dims.items())
@@ -70,7 +71,7 @@ def _star(shade: str, filled: bool = True) -> dict[str, Any]:
     return {**shape, "color": shade, "markerfacecolor": face, "markeredgecolor": edge}
 
 
-def _component_axis(axes: Axes, components: np.ndarray) -> None:
+def component_axis(axes: Axes, components: np.ndarray) -> None:
     """Put ticks where mixtures were fitted, on a log scale, leaving out those too close to the one before."""
     ticks: list[float] = []
     values = np.unique(components)

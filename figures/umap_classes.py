@@ -29,12 +29,12 @@ def draw(
         UserError: shapes do not fit.
     """
     points = np.asarray(points, dtype=np.float64)
-    _check(points, labels)
+    check(points, labels)
     figure, axes = panel(width=7.6, height=5.4)
     classes = np.zeros(len(points), dtype=int) if labels is None else np.asarray(labels)
     shown = np.unique(classes)
     for index, label in enumerate(shown):
-        _scatter(axes, points[classes == label], index, _class_name(int(label), class_names))
+        scatter_class(axes, points[classes == label], index, class_name(int(label), class_names))
     many = len(shown) > MOST_NAMED
     if labels is not None and not many:
         legend(figure, axes.get_lines(), markerscale=2.2, handletextpad=0.2)
@@ -48,25 +48,28 @@ def draw(
     return figure
 
 
-def _check(points: np.ndarray, labels: np.ndarray | None) -> None:
+def check(points: np.ndarray, labels: np.ndarray | None) -> None:
+    """Raise `UserError` where the points are not in a plane or have other labels."""
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise UserError(f"points must be [n,2], got shape {list(points.shape)}")
     if labels is not None and len(labels) != len(points):
         raise UserError(f"labels must have one entry per point: got {len(labels)} for {len(points)} points")
 
 
-def _scatter(axes: Axes, points: np.ndarray, index: int, name: str) -> None:
+def scatter_class(axes: Axes, points: np.ndarray, index: int, name: str, size: float = 3.2) -> None:
+    """Draw the points [m,2] of the ``index``-th class; ``size`` of a marker in points."""
     axes.plot(
         *points.T,
         linestyle="none",
         marker=MARKERS[index % len(MARKERS)],
         color=colour(index),
-        markersize=3.2,
+        markersize=size,
         markeredgewidth=0,
         alpha=0.75,
         label=name,
     )
 
 
-def _class_name(label: int, class_names: Sequence[str] | None) -> str:
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """Return the name of a class, or its number where it has none."""
     return class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from latentlab.cli import study_run
 from latentlab.cli.options import AsJson, Device, at_least, check_folder
 from latentlab.cli.study_results import report_study
 
@@ -71,3 +72,10 @@ def generators(
     plan = plan_comparison(comparison, place, runs=runs, seeds=seeds, jobs=jobs, device=str(where))
     results = run_comparison(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]]))
     report_study(results, place, "points.csv", json, print_comparison, failures)
+
+
+app.command()(study_run.run)
+app.command()(study_run.status)
+app.command()(study_run.table)
+app.command()(study_run.plot)
+app.command()(study_run.report)

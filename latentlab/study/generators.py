@@ -17,13 +17,12 @@ from latentlab.errors import UserError
 from latentlab.files import digest, write_json
 from latentlab.finished import FinishedSteps
 from latentlab.results import environment
-from latentlab.run_folder import RunFolder
 from latentlab.runtime import make_writable, say
 from latentlab.study.floors import real_floor, reconstruction_floor
 from latentlab.study.generators_report import COMPARISON_SCHEMA_VERSION, draw_figures, write_tables
 from latentlab.study.scoring import Judge, Point
 from latentlab.study.side_by_side import Outcome, run_side_by_side
-from latentlab.study.training import Training, final_losses, train_all
+from latentlab.study.training import Training, final_losses, held_out_loss, train_all
 from mind.ablation import as_overrides
 from mind.comparison import Comparison, Generator
 from mind.compute import parameter_count, step_operations, step_seconds
@@ -333,7 +332,7 @@ def _run(
         "run": str(folder),
         "overrides": list(training.overrides),
         "losses": final_losses(folder),
-        "held_out_loss": _held_out_loss(folder, comparison.averaged),
+        "held_out_loss": held_out_loss(folder, comparison.averaged),
         "curve": curve,
         "guidance": guidance,
         "cost": [] if errors or seed else _cost(plan, number),
@@ -342,13 +341,6 @@ def _run(
 
 def _told(outcome: Outcome) -> dict[str, Any]:
     return {"error": outcome.error, **(outcome.value or {})}
-
-
-def _held_out_loss(run: Path, averaged: bool) -> float | None:
-    """Return the loss on held-out images at the end of a run, None where it was not measured; kinds do not compare."""
-    name = "validation_ema_loss" if averaged else "validation_loss"
-    losses = [line[name] for line in RunFolder(run).metrics() if name in line]
-    return losses[-1] if losses else None
 
 
 def _cost(plan: Plan, number: int) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
                         del running[name]
                         advance(1)
                         if not training.finished(runs):
-                            failed[name] = _reason(training.log(runs), process.poll())
+                            failed[name] = last_words(training.log(runs), process.poll())
     finally:
         for _, process in running.values():  # we are being stopped: let them save a checkpoint
             process.terminate()
@@ -118,14 +118,26 @@ def _start(training: Training, runs: Path, jobs: int, device: str) -> "subproces
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     runs.mkdir(parents=True, exist_ok=True)
     with open(training.log(runs), "ab") as log:
+        # a session of its own: Ctrl-C of a terminal reaches us only, and a run is asked to stop once, not twice
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
 
 
-def _reason(log: Path, code: int | None) -> str:
-    """Return the last error in a log, or its last line; and the signal that ended the process."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def last_words(log: Path, code: int | None) -> str:
+    """Return the last error in a log, or its last line; and the signal that ended the process.
+
+    Args:
+        log: what a process has said.
+        code: its exit status, negative for a signal.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
     if code is not None and code < 0:
         return f"ended by signal {-code} after: {lines[-1].strip() if lines else 'nothing'}"
     errors = [line for line in lines if line.startswith(("error:", "internal error:"))]
@@ -140,6 +152,13 @@ def final_losses(run: Path) -> dict[str, float]:
     first = lines[-1]["step"] * (1 - _LAST_SHARE)
     last = [line for line in lines if line["step"] > first]
     return {name: sum(line[name] for line in last) / len(last) for name in ("loss", "ce", "mse") if name in lines[-1]}
+
+
+def held_out_loss(run: Path, averaged: bool) -> float | None:
+    """Return the loss on held-out images at the end of a run, None where it was not measured; kinds do not compare."""
+    name = "validation_ema_loss" if averaged else "validation_loss"
+    losses = [line[name] for line in RunFolder(run).metrics() if name in line]
+    return losses[-1] if losses else None
 
 
 def norm_history(run: Path) -> Mapping[str, list[float]]:

@@ -13,10 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+from latentlab.codec import codec_of
+from latentlab.data import open_data
+from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, write_text
+from latentlab.measurement import Estimate
+from latentlab.pixels import SetPixels, as_pixels
+from latentlab.quality.fidelity import to_uint8
+from latentlab.quality.generation import generation_distance
+from latentlab.quality.reconstruction import reconstruction_scores
+from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.config import CONFIGS, load_config
+from latentlab.tokenizers.load import load_tokenizer
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.zoo import embedded_path
 
@@ -78,21 +89,31 @@ def _train_one(name: str) -> int:
 
 def scores_table(names: Sequence[str]) -> pd.DataFrame:
     """Return one row of reconstruction scores per embedded tokenizer."""
-    from latentlab.data import open_data
-    from latentlab.quality.reconstruction import reconstruction_scores
-    from latentlab.tokenizers import load_tokenizer
-
     images = open_data("fashion:test", limit=IMAGES)
-    rows = {}
-    for name in names:
+    rows, distances = {}, {}
+    for name in ["ae", *(name for name in names if name != "ae")]:
         tokenizer = load_tokenizer(name, release="fashion32")
-        rows[name] = {
-            label: f"{e.value:.4g}" + (f" [{e.interval[0]:.4g}, {e.interval[1]:.4g}]" if e.interval else "")
-            for label, e in reconstruction_scores(tokenizer, images).items()
-        }
+        scores = {**reconstruction_scores(tokenizer, images), "rfd": _distance(tokenizer, images)}
+        rows[name] = {label: _told(estimate) for label, estimate in scores.items()}
+        distances[name] = scores["rfd"].value
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    table["rfd_ratio"] = [f"{distances[name] / distances['ae']:.2f}" for name in table.index]
+    table = table.loc[list(names)]
     table.attrs["n"] = images.n
     return table
+
+
+def _distance(tokenizer: Tokenizer, images: ImageSet) -> Estimate:
+    """Return the Frechet distance between reconstructions and images on the features of the judge."""
+    originals, codec = SetPixels(images), codec_of(tokenizer, "cpu")
+    made = as_pixels(torch.cat([to_uint8(codec.decode(codec.encode(batch))) for batch in originals.batches()]))
+    distance = generation_distance(made, originals, _JUDGE)
+    return Estimate(distance.value, distance.interval)
+
+
+def _told(estimate: Estimate) -> str:
+    ends = estimate.interval
+    return f"{estimate.value:.4g}" + (f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else "")
 
 
 def write_scores(names: Sequence[str]) -> None:

@@ -1,0 +1,90 @@
+"""What controls with a known answer did: how far each moved quality and every measurement, in spreads between tokenizers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
+
+from figures.study_correlation_map import SIGNED
+from figures.study_layout import cell_words, short, title
+from figures.study_points import facts, measured, spread
+from figures.style import fit, themed
+from latentlab.errors import UserError
+from latentlab.study.table import StudyTable
+
+_FULL = 3.0  # standard deviations at which the colours end
+
+
+@themed
+def draw(
+    table: StudyTable, targets: Sequence[str], predictors: Sequence[str], generator: str, guidance: float
+) -> Figure:
+    """Draw a map: one row per control, one column per quality and, right of a line, per measurement.
+
+    A measurement does well where its column repeats the colours of quality.
+
+    Args:
+        table: the study.
+        targets: columns left of the line.
+        predictors: columns right of it.
+        generator: whose samples.
+        guidance: their guidance scale.
+
+    Raises:
+        UserError: there is no control whose original was measured as well.
+    """
+    left, right = (measured(table, names, generator, guidance) for names in (targets, predictors))
+    effects, inside = control_effects(table, [*left, *right], generator, guidance)
+    if not np.isfinite(effects.to_numpy()).any():
+        raise UserError("no control was measured together with its original and two tokenizers that are no controls")
+    texts = effects.map(lambda value: _signed(value))
+    texts = texts.where(~inside, "(" + texts + ")")
+    figure = Figure(figsize=(4.6 + 0.6 * max(effects.shape[1], 6), 2.7 + 0.34 * len(effects)), layout="constrained")
+    axes = figure.subplots()
+    seaborn.heatmap(
+        effects, annot=texts, fmt="", vmin=-_FULL, vmax=_FULL, cmap=SIGNED, ax=axes, linewidths=1, annot_kws={"size": 9},
+        cbar_kws={"label": "change / SD between tokenizers", "extend": "both", "pad": 0.02},
+    )  # fmt: skip
+    axes.axvline(len(left), color="black", linewidth=2)
+    axes.set(xlabel="", ylabel="")
+    names = [short(name) + ("*" if table.column(name).better == "none" else "") for name in effects.columns]
+    axes.set_xticks(
+        np.arange(len(names)) + 0.5, [fit(name, 26) for name in names], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(np.arange(len(effects)) + 0.5, [fit(str(name), 36) for name in effects.index], rotation=0)
+    axes.tick_params(length=0, labelsize=9.5)
+    note = "positive: better or easier than the original (*: just higher); in brackets: intervals overlap"
+    title(figure, f"What controls changed: {cell_words(generator, guidance)}", note)
+    return figure
+
+
+def _signed(value: float) -> str:
+    """Return ``+1.2``; ``0.0`` for what rounds to it; nothing for NaN."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "" if not np.isfinite(value) else "0.0" if abs(value) < 0.05 else text
+
+
+def control_effects(
+    table: StudyTable, columns: Sequence[str], generator: str, guidance: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return, by control and column, the change against its original and whether their intervals overlap.
+
+    The unit is the standard deviation of the column over tokenizers that are no controls; the sign is turned so that positive
+    is better (or easier); columns without a better side keep theirs.
+    """
+    who = facts(table)
+    controls = [name for name, one in who.items() if one.control and one.control_of in who]
+    originals = [who[name].control_of for name in controls]
+    plain = [name for name, one in who.items() if not one.control]
+    effects, inside = {}, {}
+    for column in columns:
+        points = spread(table, column, generator, guidance).reindex(list(who))
+        deviation = points.loc[plain, "value"].std()
+        sign = -1.0 if table.column(column).better == "lower" else 1.0
+        base = points.loc[originals].set_axis(pd.Index(controls))
+        own = points.loc[controls]
+        effects[column] = sign * (own["value"] - base["value"]) / (deviation if deviation > 0 else np.nan)
+        inside[column] = (own["low"] <= base["high"]) & (base["low"] <= own["high"])
+    return pd.DataFrame(effects, index=controls), pd.DataFrame(inside, index=controls)

@@ -1,0 +1,172 @@
+"""``latentlab study run|status|table|plot|report``: a whole study from one file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentlab.cli.options import AsJson, at_least, check_folder
+from latentlab.errors import UserError
+
+if TYPE_CHECKING:
+    from latentlab.study.cells import Graph
+    from latentlab.study.engine_local import Engine
+    from latentlab.study.engine_schedule import Schedule
+    from latentlab.study.plan_file import StudyFile
+
+_RUNS = Path("runs")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study: see `latentlab study run`.")]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study: a YAML file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Its folder (default: runs/study-NAME).")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="local (this machine) or ray (a cluster).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="CPUs for cells, on this machine (default: all).")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="HOST:PORT", help="Cluster of --engine ray (default: one on this machine)."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the study (samples=500); may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is to be done and about how long it takes.")
+    ] = False,
+) -> None:
+    """Run a study: train tokenizers and generators, measure, sample and judge; only what is not done yet.
+
+    Every cell is kept by what determines it. A killed command continues, a failed cell costs only what needs it and is tried
+    again by the next call, and a measurement, seed or guidance scale that is added computes only itself. Ends with the table,
+    the analysis and the figures.
+    """
+    if workers is not None:
+        at_least("--workers", workers, 1)
+    check_folder("--out", out)
+    if engine not in ("local", "ray"):
+        raise UserError(f"--engine must be local or ray, got '{engine}'")
+    if ray_address is not None and engine != "ray":
+        raise UserError("--ray-address goes with --engine ray")
+
+    from latentlab.encoding import slug
+    from latentlab.study.cell_graph import build_graph
+    from latentlab.study.engine import planned, run_cells
+    from latentlab.study.engine_report import print_plan
+    from latentlab.study.plan_file import load_study
+
+    study = load_study(file, overrides or [])
+    graph = build_graph(study)
+    place = out or _RUNS / f"study-{slug(file.stem)}"
+    if dry_run:
+        print_plan(planned(graph, place), _workers(workers))
+        return
+    _write_plan(study, graph, place)
+    schedule = run_cells(study, graph, place, _engine(engine, study, workers, ray_address))
+    _conclude(study, schedule, place)
+
+
+def _workers(asked: int | None) -> int:
+    from latentlab.runtime import usable_cpus
+
+    return asked or usable_cpus()
+
+
+def _engine(name: str, study: "StudyFile", workers: int | None, address: str | None) -> "Engine":
+    """Return where cells run."""
+    if name == "ray":
+        from latentlab.study.engine_ray import RayEngine
+
+        return RayEngine(address, workers)
+    from latentlab.study.engine_local import LocalEngine
+
+    gpus = 0
+    if any(one.gpus for one in study.resources.values()):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return LocalEngine(_workers(workers), gpus)
+
+
+def _write_plan(study: "StudyFile", graph: "Graph", out: Path) -> None:
+    import yaml
+
+    from latentlab.files import write_text
+    from latentlab.runtime import make_writable
+
+    make_writable(out)
+    write_text(out / "plan.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    graph.write(out)
+
+
+def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
+    """Write the table and what follows from it; leave with 1 when cells failed."""
+    from latentlab.study.analysis import FILE, analyse, write_analysis
+    from latentlab.study.collect import collect
+    from latentlab.study.engine_report import print_failures
+    from latentlab.study.plots import draw_study
+
+    table = collect(out)
+    try:
+        write_analysis(analyse(table, study.analysis), out / FILE)
+    except UserError as error:  # a small study has a table all the same
+        print(f"no analysis: {error}", file=sys.stderr)
+    figures = draw_study(out)
+    print_failures(schedule, out)
+    print(f"table    {out / 'results.csv'} ({len(table.rows)} rows)")
+    print(f"figures  {out / 'figures'} ({len(figures)} files)")
+    print(f"report   latentlab study report {out}")
+    if schedule.failed:
+        raise typer.Exit(1)
+
+
+def status(folder: Folder, json: AsJson = False) -> None:
+    """Say how far a study is: cells by stage, what runs, what failed and why."""
+    from latentlab.study.engine_report import print_status, status_of
+
+    found = status_of(folder)
+    if json:
+        import json as codec
+
+        print(codec.dumps(found, indent=1))
+    else:
+        print_status(found)
+
+
+def table(folder: Folder) -> None:
+    """Collect the finished cells into results.csv and columns.json, with pictures; unfinished rows say why."""
+    from latentlab.study.collect import collect
+
+    found = collect(folder)
+    unfinished = int((found.rows["error"] != "").sum())
+    print(f"table  {folder / 'results.csv'} ({len(found.rows)} rows, {unfinished} of them unfinished)")
+
+
+def plot(folder: Folder) -> None:
+    """Draw every figure that the results of a study allow."""
+    from latentlab.study.plots import draw_study
+
+    files = draw_study(folder)
+    print(f"figures  {folder / 'figures'} ({len(files)} files)")
+
+
+def report(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page (default: DIR/report.html).")
+    ] = None,
+) -> None:
+    """Write the results of a study as one HTML page."""
+    from latentlab.report import write_report
+
+    print(f"report  {write_report(folder, out)}")

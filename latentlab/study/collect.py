@@ -1,0 +1,154 @@
+"""The finished cells of a study as one table, with the pictures and details that figures and reports are made of."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from latentlab.errors import UserError
+from latentlab.files import atomic_path, read_json, write_json
+from latentlab.study.cell import DONE
+from latentlab.study.cells import Cell, Graph, Row
+from latentlab.study.collect_columns import IDENTITY, plain_name, values_of
+from latentlab.study.state import CellState, result_of, states
+from latentlab.study.table import Column, StudyTable
+
+_MINUTES = Column(
+    "minutes",
+    "cost",
+    "Time of all cells that the row stands on, those it shares with other rows counted in full.",
+    "min",
+)
+_ERROR = Column("error", "status", "Why numbers of the row are missing; empty if none are.")
+
+_ORDER = ("identity", "measurement", "reconstruction", "decoder", "quality", "trajectory", "count", "cost", "status")
+
+PICTURES, DETAILS, FLOORS = "pictures", "details", "floors.json"
+
+
+@dataclass
+class _Collected:
+    """What cells say, read once each.
+
+    Attributes:
+        out: folder of the study.
+        known: what became of every cell.
+        columns: name -> column, in order of their first appearance.
+        results: key -> what a finished cell's stage returned.
+        seconds: key -> how long it took.
+    """
+
+    out: Path
+    known: Mapping[str, CellState]
+    columns: dict[str, Column] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """Return what a finished cell's stage returned."""
+        if cell.key not in self.results:
+            self.results[cell.key] = result_of(cell.folder(self.out))
+        return self.results[cell.key]
+
+    def time(self, cell: Cell) -> float:
+        """Return how many seconds a finished cell took."""
+        if cell.key not in self.seconds:
+            self.seconds[cell.key] = float(read_json(cell.folder(self.out) / DONE)["seconds"])
+        return self.seconds[cell.key]
+
+
+def collect(out: Path) -> StudyTable:
+    """Write ``results.csv``, ``columns.json``, ``floors.json``, pictures and details of what is finished; return the table.
+
+    Rows of unfinished or failed cells have NaN there, and the first reason in the column ``error``.
+
+    Args:
+        out: folder of the study.
+
+    Raises:
+        UserError: it holds no study, or cannot be written.
+    """
+    graph = Graph.read(out)
+    found = _Collected(out, states(graph, out))
+    rows = [_row(row, found) for row in graph.rows]
+    table = _table(rows, found.columns)
+    table.write(out)
+    _write_floors(graph, found)
+    _copy_files(graph, found)
+    return table
+
+
+def _row(row: Row, found: _Collected) -> dict[str, Any]:
+    values: dict[str, Any] = dict(row.identity)
+    reasons, seconds = [], 0.0
+    for role, cell in row.cells.items():
+        state = found.known[cell.key]
+        if state.state != "done":
+            reasons.append(
+                state.reason if state.state == "blocked" else f"{cell.title}: {state.reason or 'not done yet'}"
+            )
+            continue
+        seconds += found.time(cell)
+        for value in values_of(role, found.result(cell)):
+            name = value.column.name
+            found.columns.setdefault(name, value.column)
+            values[name] = value.value
+            if value.interval is not None:
+                values[f"{name}_low"], values[f"{name}_high"] = value.interval
+    return {**values, "minutes": round(seconds / 60, 2), "error": reasons[0] if reasons else ""}
+
+
+def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> StudyTable:
+    every = sorted([*IDENTITY, *columns.values(), _MINUTES, _ERROR], key=lambda column: _ORDER.index(column.role))
+    frame = pd.DataFrame(rows)
+    names = [name for column in every for name in (column.name, f"{column.name}_low", f"{column.name}_high")]
+    return StudyTable(frame[[name for name in names if name in frame]], tuple(every))
+
+
+def _write_floors(graph: Graph, found: _Collected) -> None:
+    """Write the distance of real images by judge, as far as it is known."""
+    cells = {cell.key: cell for cell in graph.cells}
+    floors = {
+        plain_name(judge): found.result(cells[key])["value"]
+        for judge, key in graph.facts["floors"].items()
+        if found.known[key].state == "done"
+    }
+    write_json(found.out / FLOORS, floors)
+
+
+def _copy_files(graph: Graph, found: _Collected) -> None:
+    """Copy pictures, and details of measurements, of the first row of every tokenizer and of each of its generators."""
+    seen: set[tuple[str, str]] = set()
+    for row in graph.rows:
+        tokenizer, generator = str(row.identity["tokenizer"]), str(row.identity["generator"])
+        for role, cell in row.cells.items():
+            name = _place(role, tokenizer, generator)
+            if name is None or found.known[cell.key].state != "done" or (tokenizer, name[1]) in seen:
+                continue
+            key, place = name
+            told = found.result(cell).get(key)
+            if told is not None:
+                seen.add((tokenizer, place))
+                _copy(cell.folder(found.out) / told, found.out / place)
+
+
+def _place(role: str, tokenizer: str, generator: str) -> tuple[str, str] | None:
+    """Return which file of a cell's results is kept, and where; None for cells without one."""
+    stage, _, what = role.partition(" ")
+    places = {
+        "reconstruct": ("picture", f"{PICTURES}/{tokenizer}/reconstructions.png"),
+        "sample": ("grid", f"{PICTURES}/{tokenizer}/{generator}.png"),
+        "measure": ("details", f"{DETAILS}/{tokenizer}/{what}.json"),
+        "trajectories": ("details", f"{DETAILS}/{tokenizer}/{generator}/straightness.json"),
+    }
+    return places.get(stage)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UserError(f"{source} is gone: delete the folder of that cell and run the study again")
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,106 @@
+"""Cells are named after what determines them: what is added computes itself only; file names and labels decide nothing."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from latentlab.study.cells import Cell, Graph
+from latentlab.tokenizers.zoo import embedded_path
+
+from .engine_world import opened, tiny_study
+
+AE, MIXED = tiny_study()["tokenizers"]
+SIT = tiny_study()["generators"][0]
+
+
+def keys(graph: Graph) -> set[str]:
+    return {cell.key for cell in graph.cells}
+
+
+def graph_of(folder: Path, **changes: Any) -> Graph:
+    return opened(folder, tiny_study(**changes))[1]
+
+
+def new_stages(folder: Path, **changes: Any) -> Counter[str]:
+    """Return the stages of the cells that a change of the study adds; it must take none away that others need."""
+    before = keys(graph_of(folder))
+    return Counter(cell.stage for cell in graph_of(folder, **changes).cells if cell.key not in before)
+
+
+def test_the_cells_of_a_study(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path)
+    assert Counter(cell.stage for cell in graph.cells) == {
+        "train_tokenizer": 1, "control": 1, "encode": 4, "measure": 4, "reconstruct": 2, "reconstruct_training": 2,
+        "reconstruction_distance": 2, "decoder": 2, "floor": 1, "train_generator": 2, "sample": 4, "evaluate": 4,
+        "latent_distance": 4, "trajectories": 2,
+    }  # fmt: skip
+    assert len(graph.rows) == 4 and len(keys(graph)) == len(graph.cells)
+    seen: set[str] = set()
+    for cell in graph.cells:
+        assert all(need.key in seen for need in cell.needs.values())  # each after those it needs
+        seen.add(cell.key)
+
+
+def test_a_guidance_scale_adds_itself_only(tmp_path: Path) -> None:
+    sit = {**SIT, "guidance": [1.0, 2.0, 3.0]}
+    assert new_stages(tmp_path, generators=[sit]) == {"sample": 2, "evaluate": 2, "latent_distance": 2}
+
+
+def test_a_measurement_adds_itself_only(tmp_path: Path) -> None:
+    assert new_stages(tmp_path, measure={"rmsc": {}, "codebook": {}, "lnc": {}}) == {"measure": 2}
+    assert new_stages(tmp_path, measure={"rmsc": {"normalize": False}, "codebook": {}}) == {"measure": 2}
+
+
+def test_a_seed_of_a_generator_changes_its_descendants_only(tmp_path: Path) -> None:
+    assert new_stages(tmp_path, generators=[{**SIT, "seeds": [5]}]) == {
+        "train_generator": 2, "sample": 4, "evaluate": 4, "latent_distance": 4, "trajectories": 2,
+    }  # fmt: skip
+
+
+def test_a_seed_of_a_tokenizer_changes_all_but_the_floor(tmp_path: Path) -> None:
+    changed = graph_of(tmp_path, tokenizers=[{**AE, "seeds": [1]}, {**MIXED, "seeds": [1]}])
+    common = keys(changed) & keys(graph_of(tmp_path))
+    assert [cell.stage for cell in changed.cells if cell.key in common] == ["floor"]
+
+
+def test_labels_titles_and_order_decide_nothing(tmp_path: Path) -> None:
+    renamed = [{**MIXED, "label": "other", "of": "plain"}, {**AE, "label": "plain", "cluster": "x"}]
+    assert keys(graph_of(tmp_path, tokenizers=renamed, title="Other")) == keys(graph_of(tmp_path))
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    """The same weights elsewhere are the same; other weights under the same name are not."""
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    shutil.copy(embedded_path("ae", "fashion32"), here)
+    shutil.copy(here, there)
+    graphs = [
+        graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "weights": str(file)}]) for file in (here, there)
+    ]
+    assert keys(graphs[0]) == keys(graphs[1])
+    shutil.copy(embedded_path("kl", "fashion32"), there)
+    changed = graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "weights": str(there)}])
+    assert "floor" in {cell.stage for cell in changed.cells if cell.key in keys(graphs[0])}
+    assert not keys(changed) & {cell.key for cell in graphs[0].cells if cell.stage != "floor"}
+
+
+def test_some_generators_and_seeds_only(tmp_path: Path) -> None:
+    """What a tokenizer leaves out is not in the table."""
+    both = [{**SIT, "seeds": [0, 1]}, {**SIT, "label": "dit", "kind": "dit", "base": "dit-fashion"}]
+    graph = graph_of(
+        tmp_path, generators=both, tokenizers=[{**AE, "generators": ["sit"], "generator_seeds": [1]}, MIXED]
+    )
+    rows = Counter(
+        (row.identity["tokenizer"], row.identity["generator"], row.identity["generator_seed"]) for row in graph.rows
+    )
+    assert rows == {("ae", "sit", 1): 2, ("mixed", "sit", 0): 2, ("mixed", "sit", 1): 2, ("mixed", "dit", 0): 2}
+
+
+def test_a_graph_is_the_same_after_reading(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path)
+    graph.write(tmp_path)
+    again = Graph.read(tmp_path)
+    assert [cell.key for cell in again.cells] == [cell.key for cell in graph.cells]
+    assert all(one.key == Cell(one.stage, "", one.settings, one.needs).key for one in again.cells)
+    assert [dict(row.identity) for row in again.rows] == [dict(row.identity) for row in graph.rows]
+    assert again.owners == graph.owners and again.facts == graph.facts

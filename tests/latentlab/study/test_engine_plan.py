@@ -1,0 +1,82 @@
+"""The study file: what it must hold, and what is said of a mistake in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentlab.errors import UserError
+from latentlab.study.cell_graph import build_graph
+from latentlab.study.plan_file import Resources, load_study
+
+from .engine_world import tiny_study, written
+
+AE, MIXED = tiny_study()["tokenizers"]
+SIT = tiny_study()["generators"][0]
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    study = load_study(
+        written(tmp_path, tiny_study(resources={"sample": {"cpus": 2}})), ["samples=20", "trajectories.n=4"]
+    )
+    assert study.samples == 20 and study.trajectories is not None and study.trajectories.n == 4
+    assert study.takes("sample") == Resources(cpus=2) and study.takes("encode") == Resources()
+    assert study.measure == {"rmsc": {}, "codebook": {}} and study.retries == 1
+
+
+def test_a_measurement_without_parameters_needs_no_braces(tmp_path: Path) -> None:
+    assert load_study(written(tmp_path, tiny_study(measure={"rmsc": None}))).measure == {"rmsc": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampels": 3}, "unknown key 'sampels'. Did you mean samples"),
+        ({"tokenizers": [{**AE, "clustr": "x"}]}, "unknown key 'clustr'. Did you mean cluster"),
+        ({"tokenizers": [AE, AE]}, "ae is there twice"),
+        ({"tokenizers": [{**AE, "name": "kl"}]}, "give one of train, name"),
+        ({"tokenizers": [{**AE, "cluster": ""}]}, "say its cluster"),
+        ({"tokenizers": [{**AE, "label": "a/b"}]}, "label"),
+        ({"tokenizers": [AE, {**MIXED, "of": "ea"}]}, "unknown tokenizer of control 'mixed' 'ea'. Did you mean ae"),
+        ({"tokenizers": [AE, MIXED, {"label": "m", "control": "orthogonal", "of": "mixed"}]}, "is a control itself"),
+        ({"tokenizers": [AE, {**MIXED, "seeds": [3]}]}, "'ae' has no seed 3"),
+        ({"tokenizers": [{**AE, "generators": ["sitt"]}]}, "Did you mean sit"),
+        ({"generators": [{**SIT, "kind": "sitt"}]}, "unknown kind of generator 'sitt'. Did you mean sit"),
+        ({"generators": [{**SIT, "sample": {"cfg_scale": 2}}]}, "give the scales in guidance"),
+        ({"generators": [{**SIT, "seeds": [1, 1]}]}, "1 is there twice"),
+        ({"resources": {"samples": {}}}, "unknown stage 'samples'. Did you mean sample"),
+        ({"resources": {"sample": {"cpu": 1}}}, "unknown key 'cpu'. Did you mean cpus"),
+        ({"analysis": {"held_out": ["aee"]}}, "unknown tokenizer in analysis.held_out 'aee'. Did you mean ae"),
+        ({"samples": 3}, "samples"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_study(written(tmp_path, tiny_study(**changes)))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"measure": {"viiv": {}}}, "unknown measurement 'viiv'. Did you mean viv"),
+        ({"measure": {"lnc": {"kk": 3}}}, "unknown parameter of 'lnc' 'kk'"),
+        ({"judges": ["fashion-clasifier"]}, "Did you mean fashion-classifier"),
+        (
+            {"tokenizers": [{**AE, "train": "aee"}]},
+            "tokenizer 'ae': unknown tokenizer configuration 'aee'. Did you mean ae",
+        ),
+        ({"tokenizers": [{**AE, "set": ["optimizer.steps=3"]}]}, "ae_fashion32.yaml: optimizer"),
+        ({"tokenizers": [AE, {**MIXED, "control": "ortogonal"}]}, "Did you mean orthogonal"),
+        (
+            {"tokenizers": [{"label": "x", "cluster": "x", "weights": "/nowhere.safetensors"}]},
+            "there is no file /nowhere",
+        ),
+        ({"generators": [{**SIT, "base": "sit-fashon"}]}, "generator 'sit': unknown sit configuration 'sit-fashon'"),
+        ({"generators": [{**SIT, "sample": {"stepz": 3}}]}, "generator 'sit'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_graph(load_study(written(tmp_path, tiny_study(**changes))))
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,99 @@
+"""The same cells on a local Ray cluster, a worker of which is killed in the middle."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from latentlab.errors import UserError
+from latentlab.study.cells import Graph
+from latentlab.study.engine import run_cells
+from latentlab.study.engine_ray import RayEngine
+from latentlab.study.plan_file import Resources, StudyFile
+
+from .engine_world import TOKENIZER, opened, tiny_study
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+AE, _ = tiny_study()["tokenizers"]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayEngine]:
+    """One cluster of two CPUs for all tests; it is stopped at the end, not by a study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
+        cluster = KeptOpen(workers=2)
+        yield cluster
+        super(KeptOpen, cluster).stop()
+
+
+class KeptOpen(RayEngine):
+    """Kills the worker of the first training as soon as that has saved a checkpoint."""
+
+    victims = 0
+
+    def ended(self) -> list[Any]:
+        for job in self._running.values():
+            saved = job.cells[0].stage == "train_tokenizer" and any(job.folders[0].glob("run/checkpoints/*"))
+            if saved and not self.victims:
+                self.victims += 1
+                kill_worker_of(job.folders[0])
+        return super().ended()
+
+    def stop(self) -> None:
+        pass
+
+
+def kill_worker_of(folder: Path) -> None:
+    """Kill -9 the Ray worker whose child does the cell in ``folder``."""
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder.resolve()) in (process.info["cmdline"] or []):
+            os.kill(process.ppid(), signal.SIGKILL)
+
+
+def only_a_tokenizer(folder: Path, **changes: Any) -> tuple[StudyFile, Graph]:
+    """Return a study cut down to a training and an encoding."""
+    longer = {**AE, "set": [*TOKENIZER, "optimiser.steps=60", "validate_every=60"]}
+    study, graph = opened(folder, tiny_study(tokenizers=[longer], **changes))
+    cells = [cell for cell in graph.cells if cell.stage == "train_tokenizer"]
+    cells += [cell for cell in graph.cells if cell.stage == "encode" and "test" in cell.title]
+    return study, Graph(tuple(cells), (), graph.owners, {})
+
+
+def test_a_killed_worker_costs_its_cell_only(engine: RayEngine, tmp_path: Path) -> None:
+    study, graph = only_a_tokenizer(tmp_path)
+    schedule = run_cells(study, graph, tmp_path / "out", engine)
+    assert isinstance(engine, KeptOpen) and engine.victims == 1
+    assert not schedule.failed and len(schedule.done) == len(graph.cells) == 2
+    log = (graph.cells[0].folder(tmp_path / "out") / "log.txt").read_text()
+    assert "continuing" in log  # from the checkpoint that was there
+
+
+def test_a_cell_that_always_loses_its_worker_is_given_up(engine: RayEngine, tmp_path: Path) -> None:
+    study, graph = only_a_tokenizer(tmp_path, retries=0)
+    assert isinstance(engine, KeptOpen)
+    engine.victims = 0
+    schedule = run_cells(study, graph, tmp_path / "out", engine)
+    assert "the worker was lost" in schedule.failed[graph.cells[0].key] and len(schedule.blocked) == 1
+
+
+def test_what_the_cluster_does_not_have_is_said_at_once(engine: RayEngine) -> None:
+    engine.check(Resources(cpus=2), "sample")
+    with pytest.raises(UserError, match=r"resources.sample asks for 3 CPU, the cluster has 2"):
+        engine.check(Resources(cpus=3), "sample")
+    with pytest.raises(UserError, match=r"asks for 0.5 GPU, the cluster has 0"):
+        engine.check(Resources(gpus=0.5), "train_generator")
+    assert engine.room(Resources(cpus=2)) and not engine.room(Resources(cpus=3))
+
+
+def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install latentlab\[cluster\]"):
+        RayEngine()

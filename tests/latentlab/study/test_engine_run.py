@@ -1,0 +1,273 @@
+"""A study from its file to its table, with real parts: what is kept, what fails, and what a kill costs."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from latentlab.cli.main import app
+from latentlab.errors import UserError
+from latentlab.files import file_sha256
+from latentlab.study.cells import Cell, Graph
+from latentlab.study.collect import collect
+from latentlab.study.engine import run_cells
+from latentlab.study.engine_report import status_of
+from latentlab.study.engine_schedule import Schedule
+from latentlab.study.state import prepare, result_of
+from latentlab.study.table import StudyTable
+
+from .engine_world import TOKENIZER, ForkEngine, fork, opened, run_study, tiny_study, written
+
+AE, MIXED = tiny_study()["tokenizers"]
+SIT = tiny_study()["generators"][0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(home: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Schedule]:
+    """A finished study, whose folder the other tests leave as it is."""
+    folder = tmp_path_factory.mktemp("study")
+    schedule, _ = run_study(folder, tiny_study())
+    return folder / "out", schedule
+
+
+def cell_of(graph: Graph, stage: str, title: str = "") -> Cell:
+    return next(cell for cell in graph.cells if cell.stage == stage and title in cell.title)
+
+
+# --- a finished study -------------------------------------------------------------------------------------------------
+
+
+def test_all_cells_are_done_and_timed(finished: tuple[Path, Schedule]) -> None:
+    out, schedule = finished
+    assert not schedule.failed and len(schedule.done) == len(schedule.graph.cells) == 35
+    for cell in schedule.graph.cells:
+        done = json.loads((cell.folder(out) / "done.json").read_text())
+        assert done["key"] == cell.key and done["seconds"] > 0 and done["device"] == "cpu" and done["host"]
+        assert (cell.folder(out) / "log.txt").is_file()
+
+
+def test_the_table_holds_what_the_cells_found(finished: tuple[Path, Schedule]) -> None:
+    out, schedule = finished
+    table = collect(out)
+    again = StudyTable.read(out)
+    assert len(again.rows) == 4 and list(again.rows["error"]) == [""] * 4
+    wanted = {
+        "m_rmsc", "psnr", "ssim", "st_lpips", "rfd_fashion_classifier", "decoder_sensitivity", "decoder_image_0.1",
+        "decoder_feature_0.1", "gfd_fashion_classifier", "gfd_reconstructions_fashion_classifier", "fd_latents",
+        "precision_fashion_classifier", "recall_fashion_classifier", "held_out_loss", "straightness", "efficiency",
+        "length_ratio", "n_samples", "n_latents", "minutes", "error",
+    }  # fmt: skip
+    assert wanted <= set(table.names()) and not any(name.startswith("m_codebook") for name in table.names())
+    assert all(column.meaning.endswith(".") for column in again.columns)
+    ae = again.rows[again.rows["tokenizer"] == "ae"]
+    assert list(ae["guidance"]) == [1.0, 2.0] and ae["gfd_fashion_classifier"].nunique() == 2
+    sample = cell_of(schedule.graph, "evaluate", "judge sit on ae, guidance 2")
+    assert ae["gfd_fashion_classifier"].iloc[1] == result_of(sample.folder(out))["gfd_fashion_classifier"]
+
+
+def test_a_control_reconstructs_as_its_original(finished: tuple[Path, Schedule]) -> None:
+    rows = collect(finished[0]).rows.groupby("tokenizer").first()
+    assert rows.loc["mixed", "control"] == "orthogonal" and rows.loc["mixed", "control_of"] == "ae"
+    assert rows.loc["mixed", "psnr"] == pytest.approx(rows.loc["ae", "psnr"], rel=1e-4)
+    assert rows.loc["mixed", "m_rmsc"] != rows.loc["ae", "m_rmsc"]
+
+
+def test_pictures_details_and_floors_lie_beside_the_table(finished: tuple[Path, Schedule]) -> None:
+    out, _ = finished
+    collect(out)
+    for label in ("ae", "mixed"):
+        assert Image.open(out / "pictures" / label / "reconstructions.png").size[0] > 32 * 16
+        assert Image.open(out / "pictures" / label / "sit.png").size[0] > 0
+        assert len(json.loads((out / "details" / label / "sit" / "straightness.json").read_text())["length_ratio"]) == 4
+        assert (out / "details" / label / "rmsc.json").is_file() and not (
+            out / "details" / label / "codebook.json"
+        ).exists()
+    assert json.loads((out / "floors.json").read_text())["fashion_classifier"] > 0
+
+
+def test_nothing_is_done_twice(finished: tuple[Path, Schedule]) -> None:
+    out, _ = finished
+    schedule, started = run_study(out.parent, tiny_study())
+    assert started == [] and len(schedule.done) == 35
+
+
+def test_status_says_that_all_is_done(finished: tuple[Path, Schedule]) -> None:
+    out, _ = finished
+    found = status_of(out)
+    assert (found["done"], found["rows_done"], found["failed"], found["seconds_of_work_left"]) == (35, 4, [], 0)
+    result = CliRunner().invoke(app, ["study", "status", str(out)])
+    assert result.exit_code == 0 and "Tiny: 35 of 35 cells, 4 of 4 rows done" in result.output
+    told = json.loads(CliRunner().invoke(app, ["study", "status", str(out), "--json"]).output)
+    assert told["stages"]["sample"] == {"done": 4, "running": 0, "waiting": 0, "failed": 0, "blocked": 0}
+
+
+def test_a_dry_run_says_what_an_addition_costs_and_does_nothing(
+    finished: tuple[Path, Schedule], tmp_path: Path
+) -> None:
+    out, _ = finished
+    file = written(tmp_path, tiny_study(generators=[{**SIT, "guidance": [1.0, 2.0, 3.0]}]))
+    before = sorted(out.rglob("*"))
+    result = CliRunner().invoke(app, ["study", "run", str(file), "--out", str(out), "--dry-run", "--workers", "2"])
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[0]: line.split() for line in result.output.splitlines()}
+    assert lines["sample"][1:3] == ["6", "2"] and lines["sample"][-1] == "measured"
+    assert lines["train_generator"][1:3] == ["2", "0"]
+    assert "6 of 41 cells to do, 6 rows" in result.output and "with 2 workers" in result.output
+    assert sorted(out.rglob("*")) == before
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_cell_costs_only_what_needs_it(finished: tuple[Path, Schedule], tmp_path: Path) -> None:
+    """A learning rate that blows up, in the folder of a finished study: its rows say why, all others are as they were."""
+    wild = {**AE, "label": "wild", "set": [*TOKENIZER, "optimiser.learning_rate=1e30", "optimiser.steps=6"]}
+    content = tiny_study(tokenizers=[wild, AE, MIXED])
+    out = tmp_path / "out"
+    _copy_cells(finished[0], out)
+    schedule, started = run_study(tmp_path, content)
+    assert started == ["train wild", "train wild"]  # once more, as the file says by default
+    (reason,) = schedule.failed.values()
+    assert "not finite" in reason
+    rows = collect(out).rows.set_index(["tokenizer", "guidance"])
+    assert all("train wild: " in text and "not finite" in text for text in rows.loc["wild", "error"])
+    assert rows.loc["wild", "gfd_fashion_classifier"].isna().all()
+    assert (rows.loc["ae", "error"] == "").all() and rows.loc["ae", "gfd_fashion_classifier"].notna().all()
+    found = status_of(out)
+    assert [one["reason"] for one in found["failed"]] == [reason] and found["stages"]["encode"]["blocked"] == 2
+    assert found["rows_done"] == 4
+    assert run_study(tmp_path, {**content, "retries": 0})[1] == [
+        "train wild"
+    ]  # another call tries again, here without a retry
+
+
+def _copy_cells(source: Path, target: Path) -> None:
+    """Make the finished cells of one study those of another, without copying them."""
+    for folder in (source / "cells").glob("*/*"):
+        place = target / folder.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(folder, place)
+
+
+def test_a_table_of_an_unfinished_study(finished: tuple[Path, Schedule], tmp_path: Path) -> None:
+    _, graph = opened(tmp_path, tiny_study())
+    out = tmp_path / "out"
+    _copy_cells(finished[0], out)
+    os.unlink(cell_of(graph, "sample", "sit on mixed, guidance 2").folder(out))
+    graph.write(out)
+    rows = collect(out).rows.set_index(["tokenizer", "guidance"])
+    assert rows.loc[("mixed", 2.0), "error"] == "sample sit on mixed, guidance 2: not done yet"
+    assert math.isnan(rows.loc[("mixed", 2.0), "n_samples"]) and rows.loc[("mixed", 2.0), "psnr"] > 0
+    assert (rows["error"] != "").sum() == 1
+
+
+def test_folders_that_hold_no_study(tmp_path: Path) -> None:
+    for command in ("status", "table"):
+        result = CliRunner().invoke(app, ["study", command, str(tmp_path)])
+        assert isinstance(result.exception, UserError | SystemExit) and result.exit_code != 0
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def training(folder: Path, steps: int = 40) -> Path:
+    """Return the folder of a training cell that is ready to run."""
+    longer = [*TOKENIZER, f"optimiser.steps={steps}", f"validate_every={steps}"]
+    _, graph = opened(folder, tiny_study(tokenizers=[{**AE, "set": longer}]))
+    return prepare(cell_of(graph, "train_tokenizer"), folder / "out")
+
+
+def run_to_the_end(folder: Path) -> int:
+    process = fork([str(folder)])
+    process.join()
+    return int(process.exitcode)
+
+
+def wait_for(what: Any, process: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not what() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert what()
+
+
+def test_a_training_killed_in_the_middle_ends_as_if_it_had_not_been(home: None, tmp_path: Path) -> None:
+    folder, undisturbed = training(tmp_path / "killed"), training(tmp_path / "whole")
+    process = fork([str(folder)])
+    wait_for(lambda: any((folder / "run" / "checkpoints").glob("*")), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (folder / "done.json").exists()
+    assert run_to_the_end(folder) == run_to_the_end(undisturbed) == 0
+    assert "continuing" in (folder / "log.txt").read_text()
+    weights = [load_file(one / "run" / "tokenizer.safetensors") for one in (folder, undisturbed)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[1])
+    attempts = json.loads((folder / "attempts.json").read_text())
+    assert len(attempts) == 2 and attempts[0]["seconds"] >= 0  # the first one's time counts too
+
+
+def test_a_training_that_is_asked_to_stop_saves_and_continues(home: None, tmp_path: Path) -> None:
+    folder = training(tmp_path, steps=200)
+    process = fork([str(folder)])
+    wait_for(lambda: any((folder / "run" / "checkpoints").glob("*")), process)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 130 and "the same command continues" in (folder / "log.txt").read_text()
+    assert run_to_the_end(folder) == 0
+
+
+def test_a_kill_while_results_are_written(home: None, tmp_path: Path) -> None:
+    """What a kill can leave: no ``done.json``, a result cut off, a temporary file. The training itself is not done again."""
+    folder = training(tmp_path, steps=4)
+    assert run_to_the_end(folder) == 0
+    weights, result = file_sha256(folder / "run" / "tokenizer.safetensors"), result_of(folder)
+    (folder / "done.json").rename(folder / ".done.json.1.tmp")
+    (folder / "result.json").write_text('{"name": "a')
+    assert run_to_the_end(folder) == 0
+    assert file_sha256(folder / "run" / "tokenizer.safetensors") == weights and result_of(folder) == result
+    assert run_to_the_end(folder) == 0  # and a third time there is nothing to do
+    assert len(json.loads((folder / "attempts.json").read_text())) == 2
+
+
+class KilledEngine(ForkEngine):
+    """Kills every process of the engine after a number of starts, as a machine that goes down would."""
+
+    def start(self, job: Any) -> None:
+        super().start(job)
+        if len(self.jobs) == 3:
+            for process in self._running.values():
+                os.kill(process.pid, signal.SIGKILL)
+            raise SystemExit("power cut")
+
+
+def test_a_study_that_was_cut_off_between_cells_continues(finished: tuple[Path, Schedule], tmp_path: Path) -> None:
+    content = tiny_study(tokenizers=[AE], trajectories=None, decoder_noise=[], measure={})
+    study, graph = opened(tmp_path, content)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        run_cells(study, graph, out, KilledEngine())
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("done.json")}
+    assert 0 < len(before) < len(graph.cells)
+    schedule, started = run_study(tmp_path, content)
+    assert len(schedule.done) == len(graph.cells) and not schedule.failed
+    assert len(started) == len(graph.cells) - len(before)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    same = collect(out).rows.set_index("guidance")["gfd_fashion_classifier"]
+    whole = collect(finished[0]).rows.query("tokenizer == 'ae'").set_index("guidance")["gfd_fashion_classifier"]
+    assert same.to_dict() == whole.to_dict()
