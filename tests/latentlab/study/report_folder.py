@@ -28,6 +28,7 @@ ANALYSIS: dict[str, Any] = {
         for covariates in ([], ["decoder_sensitivity"])
     ],
     "noise": [{"target": TARGET, "generator": "sit", "guidance": 1.0, "n": 8, "repeats": 2, "ceiling": 0.987654}],
+    "plan": {"targets": [TARGET]},
     "warnings": ["one seed only"],
 }  # fmt: skip
 CLAIMS = [

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
 from latentlab.study.cells import Graph
 from latentlab.study.engine import run_cells
@@ -41,7 +42,7 @@ class KeptOpen(RayEngine):
 
     def ended(self) -> list[Any]:
         for job in self._running.values():
-            saved = job.cells[0].stage == "train_tokenizer" and any(job.folders[0].glob("run/checkpoints/*"))
+            saved = job.cells[0].stage == "train_tokenizer" and list_checkpoints(job.folders[0] / "run" / "checkpoints")
             if saved and not self.victims:
                 self.victims += 1
                 kill_worker_of(job.folders[0])

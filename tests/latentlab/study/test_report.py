@@ -18,7 +18,7 @@ from latentlab.report import build_report, write_report
 from latentlab.report.contents import read_contents
 from latentlab.report.data_table import number_format
 from latentlab.report.document import document_json
-from latentlab.report.matrix import correlations_of
+from latentlab.report.matrix import all_correlations, correlations_of, matrix_columns
 from latentlab.report.pictures import embedded
 from latentlab.report.points import RUNS, points_of
 from latentlab.report.records import shown
@@ -222,6 +222,20 @@ def test_ids_do_not_depend_on_the_process():
         {"place": Div(text="p1001 </script>")}
     )
     assert "</script" not in document_json({"place": Div(text="p1001 </script>")})
+
+
+def test_matrix_leaves_controls_out_at_first():
+    """A control far away from all others turns the correlation of trained tokenizers around."""
+    study = example_study(8)
+    control = study.rows.tokenizer == "tokenizer-07"
+    study.rows.loc[control, "control"] = "permutation"
+    study.rows.loc[control, "m_viv"], study.rows.loc[control, "gfd_fashion_classifier"] = -1e3, 1e3
+    points = points_of(study)
+    columns = matrix_columns(points)
+    cell = columns.index("m_viv") * len(columns) + columns.index("gfd_fashion_classifier")
+    told = all_correlations(points, columns)
+    assert told["0-0-1-0"]["n"][cell] == 7 and told["0-0-1-0"]["value"][cell] > 0.9
+    assert told["0-0-1-1"]["n"][cell] == 8 and told["0-0-1-1"]["value"][cell] < -0.9
 
 
 def test_numbers_for_readers():
