@@ -1,11 +1,12 @@
 """``latentlab encode``: images through a tokenizer into a latent store."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from latentlab.cli.options import (
+    AsJson,
     BatchSize,
     Data,
     Device,
@@ -21,6 +22,10 @@ from latentlab.cli.options import (
     check_folder,
 )
 from latentlab.errors import UserError
+
+if TYPE_CHECKING:
+    from latentlab.data import ImageSet
+    from latentlab.store import LatentStore
 
 
 def encode(
@@ -47,12 +52,13 @@ def encode(
     skip_bad: SkipBad = False,
     device: Device = "auto",
     seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Encode images into a folder of latents.
 
     The folder holds safetensors shards in LightningDiT's layout and store.json. An interrupted run continues where it
-    stopped; a finished one with the same input is left as it is. Under torchrun the processes share the images; the latents
-    are the same for any number of them.
+    stopped; a finished one with the same input is left as it is, and reported as reused. Under torchrun the processes share
+    the images; the latents are the same for any number of them.
     """
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
@@ -69,7 +75,7 @@ def encode(
     model = open_tokenizer(tokenizer, data, weights=weights, release=release, device=where)
     images = open_data(data, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
     size = batch_size or default_batch_size(images.image_size, where)
-    _check_same(out, store_request(model, images, dtype, (seed, size) if sample else None, flip, precision))
+    reused = _is_finished(out, store_request(model, images, dtype, (seed, size) if sample else None, flip, precision))
     with joined_ranks() as ranks:
         store = encode_images(
             model,
@@ -85,22 +91,49 @@ def encode(
             ranks=ranks,
         )
     if ranks.first:
-        if images.skipped:
-            print(f"skipped  {len(images.skipped)} unreadable images, the first: {images.skipped[0]}")
-        mirrored = ", and mirrored" if store.has_mirrored else ""
-        print(f"latents  {store.n:,} of {' x '.join(map(str, store.shape))} in {out}{mirrored}")
+        _report(store, images, out, reused, json)
 
 
-def _check_same(out: Path, request: dict[str, Any]) -> None:
-    """Raise `UserError` when the folder holds finished latents of another request: hours of work must not go by a slip."""
+def _report(store: "LatentStore", images: "ImageSet", out: Path, reused: bool, json: bool) -> None:
+    """Print what is in the folder now, and whether it was there before."""
+    if json:
+        import json as codec
+
+        found = {
+            "path": str(out),
+            "reused": reused,
+            "n": store.n,
+            "shape": list(store.shape),
+            "mirrored": store.has_mirrored,
+            "tokenizer": None if store.spec is None else store.spec.to_dict(),
+            "skipped_images": list(images.skipped),
+        }
+        print(codec.dumps(found, indent=1))
+        return
+    if images.skipped:
+        print(f"skipped  {len(images.skipped)} unreadable images, the first: {images.skipped[0]}")
+    mirrored = ", and mirrored" if store.has_mirrored else ""
+    kept = ": finished before, and nothing has changed since" if reused else ""
+    print(
+        f"{'reused ' if reused else 'latents'}  {store.n:,} of {' x '.join(map(str, store.shape))} in {out}{mirrored}{kept}"
+    )
+
+
+def _is_finished(out: Path, request: dict[str, Any]) -> bool:
+    """Return whether the folder holds finished latents of this very request.
+
+    Raises:
+        UserError: it holds those of another one: hours of work must not go by a slip.
+    """
     from latentlab.files import first_difference
     from latentlab.store_layout import read_manifest
 
     try:
         manifest = read_manifest(out)
     except UserError:  # absent, unfinished or damaged: there is nothing to lose
-        return
+        return False
     if manifest is not None and (difference := first_difference(manifest.request, request)):
         raise UserError(
             f"{out} holds finished latents of another request ({difference}): choose another --out, or delete it"
         )
+    return manifest is not None

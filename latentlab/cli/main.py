@@ -25,6 +25,7 @@ from latentlab.cli import (
     explain,
     fetch,
     geometry,
+    report,
     sample,
     study,
     tokenizers,
@@ -116,6 +117,7 @@ app.command()(ablate.ablate)
 app.add_typer(study.app, name="study")
 app.command()(correlate.correlate)
 app.command()(claims.claims)
+app.command()(report.report)
 app.command()(tokenizers.tokenizers)
 app.command()(fetch.fetch)
 app.command()(convert.convert)

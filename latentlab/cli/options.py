@@ -19,7 +19,10 @@ Data = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="PATH", help="Weights to use instead of the tokenizer's own.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="PATH", help="Weights to use instead of the tokenizer's own: a file, or its folder."
+    ),
 ]
 Release = Annotated[
     str | None,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("tokenizer", "release", "kind", "latent (image size)", "codes", "size", "licence", "weights")
 _NUMBERS = ("codes", "size")
 _PLAIN_WIDTH = 160
+_UNKNOWN = "size unknown: the authors publish none, and the file is not here; it may be several hundred MB"
 _HINT = (
     "not here: `latentlab fetch NAME --release RELEASE` downloads the weights; without a network it says from where they come "
     "and where to put them"
@@ -39,6 +40,8 @@ def tokenizers(json: AsJson = False) -> None:
     for entry in entries:
         table.add_row(*map(Text, _row(entry)))
     Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
+    if any(entry.size_text == "unknown" for entry in entries):
+        print(_UNKNOWN)
     if any(entry.source is not None and not entry.present for entry in entries):
         print(_HINT)
 
@@ -53,6 +56,7 @@ def describe(entry: "ZooEntry") -> dict[str, Any]:
         "image_size": entry.image_size,
         "codebook_size": entry.codebook_size,
         "size_bytes": entry.size,
+        "size": entry.size_text,
         "licence": entry.licence,
         "origin": None if entry.source is None else entry.source.origin,
         "weights_present": entry.present,

@@ -14,6 +14,9 @@ ANALYSIS, CLAIMS, PLAN, PICTURES = "analysis.json", "claims.json", "plan.yaml", 
 Records = list[dict[str, Any]]
 """Rows as they stand in a JSON file: any field may be missing."""
 
+_LISTS = ("correlations", "pairs", "prediction", "stability", "noise", "controls", "warnings")
+"""Parts of an analysis that the report shows."""
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -32,7 +35,7 @@ class Contents:
         folder: where it is.
         name: of the folder, without the way to it.
         table: the study.
-        analysis: list of records by kind (``correlations``, ``pairs``, ...); None where there is none.
+        analysis: list of records by kind (``correlations``, ``pairs``, ...), and ``warnings``; None where there is none.
         claims: one record per claim; None where there are none.
         plan: text of the study file; None where there is none.
         title: of the study file, or the name of the folder.
@@ -69,7 +72,7 @@ def read_contents(folder: Path) -> Contents:
         raise UserError(f"{folder} has no {FILE}: give a folder that `latentlab study` has written")
     table = StudyTable.read(folder)
     problems: list[str] = []
-    analysis = _optional(folder / ANALYSIS, lambda file: read_json_as(dict[str, list[Any]], file), problems)
+    analysis = _optional(folder / ANALYSIS, _analysis, problems)
     claims = _optional(folder / CLAIMS, lambda file: read_json_as(Records, file), problems)
     plan = _optional(folder / PLAN, _text, problems)
     name = folder.resolve().name
@@ -91,6 +94,15 @@ def _optional(file: Path, read: Callable[[Path], Any], problems: list[str]) -> A
 def _without_place(message: str, file: Path) -> str:
     """Return a message in one line, without the folder: the report must not depend on where the results lie."""
     return " ".join(message.replace(str(file), file.name).split())
+
+
+def _analysis(file: Path) -> dict[str, list[Any]]:
+    """Return the parts that are shown, empty ones where an analysis lacks them."""
+    told = read_json_as(dict[str, Any], file)
+    wrong = [name for name in _LISTS if not isinstance(told.get(name, []), list)]
+    if wrong:
+        raise UserError(f"{wrong[0]} is not a list")
+    return {name: told.get(name, []) for name in _LISTS}
 
 
 def _text(file: Path) -> str:

@@ -14,8 +14,8 @@ from latentlab.report.records import shown
 if TYPE_CHECKING:
     from bokeh.models import DataTable
 
-_WORDS = ("predictor", "target", "generator", "guidance", "method", "given", "within", "warnings")
-_NUMBERS = ("value", "low", "high", "n", "p", "p_adjusted")
+_WORDS = ("predictor", "target", "generator", "guidance", "method", "given", "within", "left_out_most", "warnings")
+_NUMBERS = ("value", "low", "high", "n", "p", "p_adjusted", "left_out_low", "left_out_high")
 _FILTERS = ("target", "generator", "guidance", "method", "given", "within")
 _MOST = 20_000
 """Rows that the page can hold; the analysis keeps the rest."""
@@ -40,10 +40,11 @@ def correlations_table(records: Records) -> Correlations | None:
     source = ColumnDataSource({name: rows[name].to_numpy() if name in _NUMBERS else list(rows[name]) for name in rows})
     choices = [Choice(name, name, values, _first(name, values)) for name in _FILTERS if (values := _values(rows[name]))]
     filters = filters_of(source, choices, ("predictor", "target"), "correlations")
-    words = [name for name in _WORDS if name != "warnings" or any(rows[name])]
+    words = [name for name in _WORDS if any(rows[name])]
+    numbers = [name for name in _NUMBERS if rows[name].notna().any()]
     return Correlations(
         filters,
-        data_table(source, filters.view, words, _NUMBERS, "correlations-table", height=300),
+        data_table(source, filters.view, words, numbers, "correlations-table", height=300),
         max(len(records) - _MOST, 0),
     )
 
@@ -59,7 +60,7 @@ def _rows(records: Records) -> pd.DataFrame:
 
 
 def _word(value: Any) -> str:
-    return "" if value is None else shown(value)
+    return "" if value in (None, "", []) else shown(value)
 
 
 def _values(column: pd.Series) -> tuple[str, ...]:

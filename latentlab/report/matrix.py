@@ -61,7 +61,7 @@ def matrix_of(points: Points, x: "Select", y: "Select") -> "Stack | None":
     columns = matrix_columns(points)
     if len(columns) < 2:
         return None
-    told = _all_correlations(points, columns)
+    told = all_correlations(points, columns)
     pairs = list(product(columns, columns))
     names = {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}
     source = ColumnDataSource({**names, **next(iter(told.values()))}, name="matrix-source")
@@ -79,7 +79,7 @@ def matrix_of(points: Points, x: "Select", y: "Select") -> "Stack | None":
 
 def _parts(points: Points) -> dict[str, list[str]]:
     """Return the choices by title, in the order in which keys of correlations name them."""
-    kinds = ["all"] + (["without controls"] if points.rows[KIND].nunique() > 1 else [])
+    kinds = ["without controls", "all"] if points.rows[KIND].nunique() > 1 else ["all"]
     return {
         "generator": list(points.generators),
         "guidance": list(points.scales),
@@ -88,14 +88,15 @@ def _parts(points: Points) -> dict[str, list[str]]:
     }
 
 
-def _all_correlations(points: Points, columns: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+def all_correlations(points: Points, columns: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Return value, n and text of every cell for every choice; keys are numbers of choices: ``0-2-1-0``."""
     told: dict[str, Mapping[str, Any]] = {}
-    rows = points.rows
-    for key in product(*(range(len(values)) for values in _parts(points).values())):
+    rows, parts = points.rows, _parts(points)
+    kinds = parts["tokenizers"]
+    for key in product(*(range(len(values)) for values in parts.values())):
         generator, scale, method = points.generators[key[0]], points.scales[key[1]], METHODS[key[2]]
         chosen = rows[(rows["generator"] == generator) & (rows[SCALE] == scale)]
-        chosen = chosen[chosen[KIND] == "trained"] if key[3] else chosen
+        chosen = chosen[chosen[KIND] == "trained"] if kinds[key[3]] == "without controls" else chosen
         values, counts = correlations_of(chosen, columns, method)
         text = ["" if np.isnan(value) else f"{value:.2f}".replace("0.", ".").replace("-.00", ".00") for value in values]
         rounded = [round(value, 3) for value in values]

@@ -25,7 +25,12 @@ _ANALYSES = (
     ("Pairs of predictors", "pairs", "target generator guidance first second n r2 r2_adjusted r2_cross_validated"),
     ("Prediction", "prediction", "target generator guidance predictors scheme n r2 rmse spearman"),
     ("Do generators agree?", "stability", "target first second n spearman kendall low high"),
-    ("Noise of the targets", "noise", "target generator guidance n repeats between_sd within_sd ceiling"),
+    (
+        "Noise of the targets",
+        "noise",
+        "target generator guidance n repeats between_sd within_sd tokenizer_seed_sd ceiling",
+    ),
+    ("What controls changed", "controls", "tokenizer control of generator guidance name base changed relative"),
 )
 """Heading, kind of records, and columns of the tables below the correlations."""
 

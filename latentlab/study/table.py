@@ -2,12 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.files import read_json, write_json, write_text
+from latentlab.files import first_problem, read_json, write_json, write_text
 from latentlab.measurement import Direction
 
 Role = Literal[
@@ -147,10 +148,6 @@ def read_csv(file: Path) -> pd.DataFrame:
 def _read_columns(file: Path) -> tuple[Column, ...]:
     told = read_json(file)
     try:
-        columns = tuple(Column(**one) for one in told)
-    except TypeError as error:
-        raise UserError(f"{file} does not explain columns: {error}") from error
-    strange = [column.name for column in columns if column.role not in get_args(Role)]
-    if strange:
-        raise UserError(f"{file} gives an unknown role to {', '.join(strange)}: roles are {', '.join(get_args(Role))}")
-    return columns
+        return tuple(TypeAdapter(list[Column]).validate_python(told))
+    except ValidationError as error:
+        raise UserError(f"{file} does not explain columns: {first_problem(error)}") from error

@@ -55,3 +55,19 @@ def test_a_table_of_something_else_is_refused(tmp_path):
     (tmp_path / FILE).write_text("x,y\n1,2\n")
     with pytest.raises(UserError, match="lacks the columns"):
         StudyTable.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "5",
+        '[{"name": 5, "role": "quality", "meaning": "x"}]',
+        '[{"name": "x", "role": "nonsense", "meaning": ""}]',
+        "[[]]",
+    ],
+)
+def test_columns_that_are_not_explained_are_refused(tmp_path, told):
+    example_study(tokenizers=3).write(tmp_path)
+    (tmp_path / "columns.json").write_text(told)
+    with pytest.raises(UserError, match="columns.json does not explain columns"):
+        StudyTable.read(tmp_path)
