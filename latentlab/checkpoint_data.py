@@ -10,7 +10,7 @@ import math
 import mmap
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,15 @@ from torch import Tensor
 
 from latentlab.errors import UserError
 from latentlab.inert_objects import StoredTensor, UnreadablePickle
-from latentlab.inert_pickle import read_pickle
+from latentlab.inert_pickle import Pickled, read_pickle
 from latentlab.torch_archive import RECORD, check_archive
+from latentlab.weights import check_file
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 """First two objects of the older layout (`torch.serialization`)."""
+
+_ZIP, _PICKLE = b"PK", b"\x80"
+"""First bytes of an archive, and of a pickle of protocol 2 or later, as torch writes them."""
 
 _LOCAL_HEADER = 30  # bytes before a zip member's name
 
@@ -38,11 +42,13 @@ class CheckpointData:
         content: the pickle as `read_pickle` gives it.
         memory: the bytes of the file.
         extents: where each storage lies in them: key -> (first byte, number of bytes).
+        names: every class and function that the file names.
     """
 
     content: Any
     memory: mmap.mmap
     extents: dict[str, tuple[int, int]]
+    names: tuple[str, ...]
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """Return the numbers of ``stored``, a view of the file.
@@ -77,21 +83,24 @@ def open_checkpoint(path: Path) -> Iterator[CheckpointData]:
         UserError: not such a file, damaged, or laid out to mislead.
     """
     try:
+        check_file(path)
         with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK"
+            start = file.read(2)
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; check the path") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+    if start != _ZIP and start[:1] != _PICKLE:
+        raise UserError(f"{path} is not a torch checkpoint, neither a zip archive nor a pickle: check the file")
     try:
-        content, extents = _read_archive(path, memory) if is_zip else _read_sequence(memory)
-        yield CheckpointData(content, memory, extents)
+        pickled, extents = _read_archive(path, memory) if start == _ZIP else _read_sequence(memory)
+        yield CheckpointData(pickled.content, memory, extents, pickled.names)
     except UnreadablePickle as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a readable torch checkpoint, or is damaged or hostile ({why})") from error
 
 
-def _read_archive(path: Path, memory: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """Return content and extents of the zip layout."""
+def _read_archive(path: Path, memory: mmap.mmap) -> tuple[Pickled, dict[str, tuple[int, int]]]:
+    """Return pickle and extents of the zip layout."""
     listed = check_archive(path)
     extents = {member.filename: _extent(memory, member) for member in listed}
     records = [name for name in extents if name.endswith(RECORD)]
@@ -100,9 +109,9 @@ def _read_archive(path: Path, memory: mmap.mmap) -> tuple[Any, dict[str, tuple[i
     folder = records[0].removesuffix(RECORD)
     if _bytes(memory, extents.get(f"{folder}/byteorder", (0, 0))) == b"big":
         raise UnreadablePickle("it was written on a machine of the other byte order")
-    content, _ = read_pickle(io.BytesIO(_bytes(memory, extents[records[0]])))
+    pickled = read_pickle(io.BytesIO(_bytes(memory, extents[records[0]])))
     data = f"{folder}/data/"
-    return content, {name.removeprefix(data): extents[name] for name in extents if name.startswith(data)}
+    return pickled, {name.removeprefix(data): extents[name] for name in extents if name.startswith(data)}
 
 
 def _bytes(memory: mmap.mmap, extent: tuple[int, int]) -> bytes:
@@ -123,17 +132,24 @@ def _extent(memory: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
     return first, member.file_size
 
 
-def _read_sequence(memory: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """Return content and extents of the older layout."""
-    if read_pickle(memory)[0] != _MAGIC or read_pickle(memory)[0] != _VERSION:
+def _read_sequence(memory: mmap.mmap) -> tuple[Pickled, dict[str, tuple[int, int]]]:
+    """Return pickle and extents of the older layout; the names are those of all its pickles."""
+    magic = read_pickle(memory)
+    if magic.content != _MAGIC or (version := read_pickle(memory)).content != _VERSION:
         raise UnreadablePickle("it is neither a zip archive nor what torch wrote before 1.6")
-    traits, _ = read_pickle(memory)
-    if not isinstance(traits, dict) or traits.get("little_endian") is not True:
+    traits = read_pickle(memory)
+    if not isinstance(traits.content, dict) or traits.content.get("little_endian") is not True:
         raise UnreadablePickle("it was written on a machine of the other byte order")
-    content, types = read_pickle(memory)
-    keys, _ = read_pickle(memory)
+    pickled, listed = read_pickle(memory), read_pickle(memory)
+    keys, types = listed.content, pickled.storages
     if not isinstance(keys, list) or any(type(key) is not str for key in keys):
         raise UnreadablePickle("the list of storages is missing")
+    names = dict.fromkeys(name for part in (magic, version, traits, pickled, listed) for name in part.names)
+    return pickled._replace(names=tuple(names)), _extents(memory, keys, types)
+
+
+def _extents(memory: mmap.mmap, keys: list[str], types: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Return where each storage lies in the older layout: one after the other, each behind its number of elements."""
     extents = {}
     for key in keys:
         length = memory.read(8)
@@ -144,4 +160,4 @@ def _read_sequence(memory: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
             raise UnreadablePickle(f"the storage '{key}' ends beyond the file")
         extents[key] = (memory.tell(), size)
         memory.seek(size, io.SEEK_CUR)
-    return content, extents
+    return extents

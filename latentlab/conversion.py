@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,13 +15,14 @@ from latentlab.checkpoint_data import CheckpointData, open_checkpoint
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, file_sha256
 from latentlab.inert_objects import Name, Opaque, StoredTensor
-from latentlab.weights import ENTRIES
+from latentlab.pickle_names import is_ordinary
+from latentlab.weights import ENTRIES, check_file, is_safetensors
 
 MAX_DEPTH = 16
 _MAX_GROWTH = 4
 """Tensors that share numbers (a model and its copy) are written once each; beyond this multiple of the file they are a bomb."""
 
-_NOTED = 40  # things left behind that are named in the header
+_NOTED = 40  # things left behind, and names, that the header lists
 _CONTROL = re.compile(r"[^\x20-\x7e]")
 
 _SAFETENSORS = {
@@ -45,18 +47,21 @@ class Found:
         tensors: by name; what lies in nested dictionaries is named with dots.
         entries: names of the top-level dictionaries that hold some of them (``state_dict``, ``ema``).
         dropped: what is not a tensor, as ``name (kind)``.
+        not_run: functions and classes that the file asks for and that have nothing to do with tensors, plain data or records of
+            training (`pickle_names`). They were neither run nor imported; a loader that trusts the file would have done so.
     """
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     entries: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
 
 
 def convert_checkpoint(path: Path, target: Path) -> Found:
     """Write the tensors of the torch checkpoint ``path`` to the safetensors file ``target``; nothing in ``path`` is run.
 
     `latentlab.weights.read_state_dict` gives the entries of ``target`` as those of ``path``. Its header also names the source,
-    its SHA-256, and what was dropped.
+    its SHA-256, what was dropped, and what the file asked for and did not get.
 
     Raises:
         UserError: ``path`` is not a checkpoint, is damaged or hostile, or holds no tensors; ``target`` is there already or
@@ -64,13 +69,20 @@ def convert_checkpoint(path: Path, target: Path) -> Found:
     """
     if target.suffix != ".safetensors":
         raise UserError(f"{target} must end in .safetensors: that is what is written")
+    check_file(path)
+    if is_safetensors(path):
+        raise UserError(f"{path} is a safetensors file already: there is nothing to convert")
     if target.exists():
         raise UserError(f"{target} is there already: delete it or choose another name")
     with open_checkpoint(path) as data:
         found = find_tensors(data.content)
+        found.not_run = _not_run(data.names)
         if not found.tensors:
             held = ", ".join(found.dropped[:5]) or _kind(data.content)
-            raise UserError(f"{path} has no tensors in dictionaries with text keys, only {held}: nothing to convert")
+            asked = f" (it asks for {', '.join(found.not_run[:5])}: not run)" if found.not_run else ""
+            raise UserError(
+                f"{path} has no tensors in dictionaries with text keys, only {held}: nothing to convert{asked}"
+            )
         size = sum(_bytes_of(data.tensor(tensor)) for tensor in found.tensors.values())
         if size > _MAX_GROWTH * path.stat().st_size:
             raise UserError(f"{path} is refused: its tensors would take {size / 1e6:,.0f} MB, they repeat themselves")
@@ -79,10 +91,17 @@ def convert_checkpoint(path: Path, target: Path) -> Found:
             "converted_from": _plain(path.name),
             "converted_sha256": file_sha256(path),
             "dropped": json.dumps(found.dropped[:_NOTED]),
+            "not_run": json.dumps(found.not_run[:_NOTED]),
         }
         with atomic_path(target) as temporary, open(temporary, "wb") as file:
             _write(file, data, found.tensors, note)
     return found
+
+
+def _not_run(names: Sequence[str]) -> list[str]:
+    """Return the names that no checkpoint needs, those of Python's own modules first: many others cannot push them out."""
+    asked = [_plain(name) for name in names if not is_ordinary(name)]
+    return sorted(asked, key=lambda name: name.partition(".")[0] not in sys.stdlib_module_names)
 
 
 def find_tensors(content: Any) -> Found:

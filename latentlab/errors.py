@@ -9,8 +9,9 @@ class UserError(ValueError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Describe an unknown ``name`` with the nearest known ones and the whole list."""
+    """Describe an unknown ``name`` with the nearest known ones, whatever their case, and the whole list."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    folded = {other.casefold(): other for other in names}
+    near = [folded[other] for other in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}")

@@ -80,7 +80,7 @@ def called(function: Any, arguments: Any) -> Any:
     """Return what stands for ``function(*arguments)``."""
     if not isinstance(arguments, tuple):
         raise UnreadablePickle("it calls something without a tuple of arguments")
-    rebuild = _REBUILDERS.get(str(function)) if isinstance(function, Name) else None
+    rebuild = REBUILDERS.get(str(function)) if isinstance(function, Name) else None
     if rebuild is None:
         return opaque(function)
     if len(arguments) > _MAX_ARGUMENTS:
@@ -130,10 +130,11 @@ _TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
 }
-_REBUILDERS: Mapping[str, Callable[..., Any]] = {
+REBUILDERS: Mapping[str, Callable[..., Any]] = {
     **_TENSORS,
     "torch._tensor._rebuild_from_type_v2": _with_attributes,
     "torch.Size": _size,
     "collections.OrderedDict": _empty_dict,  # filled by the instructions that follow
     "collections.defaultdict": _empty_dict,
 }
+"""Functions that torch rebuilds tensors and their containers with -> what gives a description of the result."""

@@ -11,27 +11,41 @@ Every instruction costs time and memory in proportion to the bytes it was read f
 import mmap
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from latentlab.inert_objects import STORAGE_TYPES, Name, Opaque, Storage, UnreadablePickle, called, opaque
 
 
-def read_pickle(file: IO[bytes] | mmap.mmap) -> tuple[Any, dict[str, str]]:
-    """Read one pickle from ``file``, which is left after its last byte.
+class Pickled(NamedTuple):
+    """What a pickle holds.
 
-    Returns:
-        The content (dict, list, tuple, str, int, float, bool, bytes, None, `StoredTensor`, `Opaque`, `Name`), and the storages
-        it mentions: key -> type. Entries of dictionaries whose key is not text are left out.
+    Attributes:
+        content: dict, list, tuple, str, int, float, bool, bytes, None, `StoredTensor`, `Opaque` or `Name`. Entries of
+            dictionaries whose key is not text are left out.
+        storages: the storages it mentions: key -> type.
+        names: every class and function it names, once each and in order, also where ``content`` has no trace of it.
+    """
+
+    content: Any
+    storages: dict[str, str]
+    names: tuple[str, ...]
+
+
+def read_pickle(file: IO[bytes] | mmap.mmap) -> Pickled:
+    """Read one pickle from ``file``, which is left after its last byte.
 
     Raises:
         UnreadablePickle: damaged, or not what torch writes.
     """
     machine = _Machine()
     try:
-        return machine.run(file), machine.storages
+        content = machine.run(file)
+        return Pickled(content, machine.storages, tuple(machine.names))
     except UnreadablePickle:
         raise
-    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, EOFError) as error:
+    except LookupError as error:
+        raise UnreadablePickle("an instruction takes what no other has put there") from error
+    except (ValueError, TypeError, ArithmeticError, MemoryError, EOFError) as error:
         raise UnreadablePickle(f"{type(error).__name__}: {error}") from error
 
 
@@ -40,6 +54,7 @@ class _Machine:
 
     def __init__(self) -> None:
         self.storages: dict[str, str] = {}
+        self.names: dict[str, None] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -153,16 +168,20 @@ class _Machine:
 
     def name(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self._stack.append(Name(module, name))
+        self._named(Name(module, name))
 
     def name_from_stack(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if type(name) is not str or type(module) is not str:
             raise UnreadablePickle("it names a class by something that is not text")
-        self._stack.append(Name(module, name))
+        self._named(Name(module, name))
 
     def extension(self, code: int) -> None:
-        self._stack.append(Name("copyreg", f"extension {code}"))
+        self._named(Name("copyreg", f"extension {code}"))
+
+    def _named(self, name: Name) -> None:
+        self.names[str(name)] = None
+        self._stack.append(name)
 
     def call(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()

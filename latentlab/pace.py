@@ -35,11 +35,14 @@ class Pace:
     def text(self, unit: str) -> str:
         """Return how far it is, how fast, and how long it will still take."""
         left = (self.total - self.done) / self.rate if self.rate else float("inf")
-        return f"{self.done:,} of {self.total:,} {unit}, {self.rate:,.1f} {unit}/s, {duration(left)} left"
+        return f"{self.done:,} of {self.total:,} {unit}, {self._speed(unit)}, {duration(left)} left"
 
     def summary(self, unit: str) -> str:
         """Return what this run did."""
-        return f"{self.done - self._before:,} {unit} in {duration(self.seconds)}, {self.rate:,.1f} {unit}/s"
+        return f"{self.done - self._before:,} {unit} in {duration(self.seconds)}, {self._speed(unit)}"
+
+    def _speed(self, unit: str) -> str:
+        return f"{self.rate:,.1f} {unit}/s" if self.rate >= 1 else f"{self.rate:.2g} {unit}/s"
 
 
 def duration(seconds: float) -> str:

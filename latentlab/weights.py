@@ -20,7 +20,16 @@ from latentlab.weight_file import WeightFile
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["WeightFile", "download_weights", "find_weights", "local_copy", "read_metadata", "read_state_dict"]
+__all__ = [
+    "WeightFile",
+    "check_file",
+    "download_weights",
+    "find_weights",
+    "is_safetensors",
+    "local_copy",
+    "read_metadata",
+    "read_state_dict",
+]
 
 ENTRIES = "converted_entries"
 """Name in the header under which `latentlab convert` notes the entries (``state_dict``, ``ema``) of a checkpoint."""
@@ -86,8 +95,8 @@ def read_state_dict(path: Path, key: str | None = None, *, wrappers: Sequence[st
     Raises:
         UserError: missing, empty, damaged or unsafe file, absent key, or something that is not a tensor among the values.
     """
-    _check_file(path)
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    check_file(path)
+    content = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     if key is not None and key not in content:
         raise UserError(f"{path} has no entry '{key}'; it holds {_names(content)}")
     key = key if key is not None else next((name for name in wrappers if name in content), None)
@@ -103,7 +112,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    _check_file(path)
+    check_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
@@ -111,7 +120,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise _damaged(path, "safetensors file", error) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `UserError` unless ``path`` is a file that can be read and is not empty."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the weight file in it")
     try:
@@ -124,7 +134,7 @@ def _check_file(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """Tell by suffix, or by content: eight bytes of header length, then a JSON object (neither zip nor pickle)."""
     if path.suffix == ".safetensors":
         return True

@@ -15,10 +15,18 @@ from safetensors.torch import save_file
 
 from latentlab.cli.main import app
 
-README = Path(__file__).parents[1] / "README.md"
-COMMANDS = [
-    line.split("  #")[0].strip() for line in README.read_text().splitlines() if line.startswith("    latentlab ")
-]
+from .latentlab.study.example_study import example_study
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def documented(page: Path) -> list[str]:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("    latentlab ")]
+
+
+COMMANDS = documented(README)
 
 
 def _set(*settings: str) -> list[str]:
@@ -56,7 +64,8 @@ LESS = {
     "sample mind": [*_set("steps=2"), "--device", "cpu"],
     "evaluate": ["--reference-limit", "20", "--device", "cpu"],
     "trajectories": ["--n", "2", *_set("steps=3"), "--device", "cpu"],
-    "study": [
+    "study run": ["--dry-run"],  # all of it: test_studies_page.py
+    "study generators": [
         *_set("steps=2", "samples=4", "reference_limit=20", "train.data.limit=20", "train.optimiser.batch_size=4"),
         *_set("train.optimiser.warmup_steps=1", "guidance=[1]", "curve=[1]"),
         "--device",
@@ -78,6 +87,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "runs" / "sample-mind-fashion32" / "samples_20x32x32x3.npz", images, np.arange(20) % 10)
     save_file(tensors, tmp_path / "in" / "latents_rank00_shard000.safetensors")
     torch.save({"state_dict": tensors, "args": argparse.Namespace()}, tmp_path / "last.ckpt")
+    study = example_study()
+    study.write(tmp_path / "in")
+    study.by_tokenizer("sit", 1.0).rename(columns={"gfd_fashion_classifier": "gfid"}).to_csv(tmp_path / "results.csv")
+    (tmp_path / "studies").symlink_to(ROOT / "studies")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused, whether there is a network or not
     return tmp_path
 

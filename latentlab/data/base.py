@@ -71,7 +71,7 @@ class ImageSet(ABC):
         """Return the foreground masks at ``indices``, bool [b,H,W]."""
         raise NotImplementedError(f"{self.name} has no masks")
 
-    def batches(self, size: int, first: int = 0) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, images) from image ``first`` on in order, ``size`` at a time; the next ones are read meanwhile."""
-        parts = (np.arange(start, min(start + size, self.n)) for start in range(first, self.n, size))
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield (indices, images) in order, ``size`` at a time; the next ones are read meanwhile."""
+        parts = (np.arange(start, min(start + size, self.n)) for start in range(0, self.n, size))
         yield from read_ahead(parts, self.images)

@@ -1,36 +1,22 @@
 """From a study file to its cells: what is trained, encoded, measured, sampled and judged, and which of it makes a row.
 
-Everything that can be refused before hours of work is refused here: configurations, samplers, measurements, judges, images.
+Everything that can be refused before hours of work is refused here (see `cell_settings`).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentlab.data import open_data
-from latentlab.errors import UserError, unknown_name
+from latentlab.errors import UserError
 from latentlab.files import file_sha256
 from latentlab.quality.features import feature_extractor
-from latentlab.registry import checked_parameters
+from latentlab.study.cell_settings import Images, check_names, generator_training, images_of, tokenizer_training
 from latentlab.study.cells import Cell, Graph, Row
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
-from latentlab.tokenizers.config import load_config as load_tokenizer_config
-from latentlab.tokenizers.controls import CONTROLS
 from latentlab.tokenizers.zoo import find_release
-from mind.ablation import as_overrides
-from mind.kinds import check_settings, read_run
 
 SEED = 0
 """Of everything random that has no seed in the study file: measurements, bootstraps, order of paths."""
-
-_STAND_IN: dict[str, Any] = {
-    "tokenizer": "of the study", "release": None, "weights": None, "train": None, "validation": None, "limit": None,
-    "image_size": None, "store": "latents", "validation_store": "held_out",
-}  # fmt: skip
-"""Data of a generator's configuration until its cell knows where they lie."""
-
-_QUIET = {"preview.grid_every": 0, "preview.score_every": 0}
-"""Pictures while training cost time and nobody watches; a study file may ask for them."""
 
 
 def build_graph(study: StudyFile) -> Graph:
@@ -39,38 +25,14 @@ def build_graph(study: StudyFile) -> Graph:
     Raises:
         UserError: something in it that cannot be done; says what and where.
     """
-    _check(study)
+    check_names(study)
     builder = _Builder(study)
     floors = builder.floors()
     for number, entry in enumerate(study.tokenizers):
         for seed in entry.seeds:
             builder.add(number, entry, seed)
-    facts = {
-        "title": study.title,
-        "images": study.images,
-        "held_out_images": study.held_out_images,
-        "judges": list(study.judges),
-        "measure": list(study.measure),
-        "decoder_noise": list(study.decoder_noise),
-        "trajectories": study.trajectories is not None,
-        "floors": {judge: cell.key for judge, cell in floors.items()},
-    }
+    facts = {"title": study.title, "floors": {judge: cell.key for judge, cell in floors.items()}}
     return Graph(tuple(builder.cells.values()), tuple(builder.rows), builder.owners, facts)
-
-
-def _check(study: StudyFile) -> None:
-    """Raise `UserError` for names and settings that do not exist."""
-    for name, parameters in study.measure.items():
-        checked_parameters(name, parameters)
-    for one in study.tokenizers:
-        if one.control is not None and one.control not in CONTROLS:
-            raise unknown_name(f"control of tokenizer '{one.label}'", one.control, CONTROLS)
-    for generator in study.generators:
-        for scale in generator.guidance:
-            try:
-                check_settings(generator.kind, {**generator.sample, "cfg_scale": scale})
-            except UserError as error:
-                raise UserError(f"generator '{generator.label}': {error}") from error
 
 
 @dataclass
@@ -86,14 +48,15 @@ class _Builder:
     def __post_init__(self) -> None:
         study = self.study
         self.versions = {judge: feature_extractor(judge).version for judge in study.judges}
-        self.images = _images(study.images, study.limit)
-        self.held_out = _images(study.held_out_images, study.held_out_limit)
+        self.images = images_of(study.images, study.limit)
+        self.held_out = images_of(study.held_out_images, study.held_out_limit)
 
     def add(self, number: int, entry: TokenizerEntry, seed: int) -> None:
         """Add everything about one tokenizer of one seed."""
         self.owner = number
         subject = self._subject(entry, seed)
-        shared = {"tokenizer": subject.tokenizer, "encode": subject.latents, **self._of_tokenizer(subject)}
+        latents = {"encode": subject.latents, "held_out": subject.held_out}
+        shared = {"tokenizer": subject.tokenizer, **latents, **self._of_tokenizer(subject)}
         for generator in self.study.generators:
             if entry.generators is not None and generator.label not in entry.generators:
                 continue
@@ -126,17 +89,8 @@ class _Builder:
         return _Subject(who, tokenizer, *encoded)
 
     def _trained(self, entry: TokenizerEntry, seed: int, who: str) -> Cell:
-        try:
-            config = load_tokenizer_config(str(entry.train), [*entry.set, f"seed={seed}"])
-        except UserError as error:
-            raise UserError(f"tokenizer '{entry.label}': {error}") from error
-        data = config.data
-        content = [
-            *(_content(source, data.image_size, limit) for source, limit in ((data.train, data.limit), (data.validation, None))),
-            None if config.start_from is None else file_sha256(config.start_from),
-        ]  # fmt: skip
-        settings = {"config": config.model_dump(mode="json"), "content": content}
-        return self.cell("train_tokenizer", f"train {who}", settings, {})
+        settings, places = tokenizer_training(entry, seed)
+        return self.cell("train_tokenizer", f"train {who}", settings, {}, **places)
 
     def _at_hand(self, entry: TokenizerEntry, who: str) -> Cell:
         settings: dict[str, Any] = {"name": entry.name or entry.label, "release": entry.release, "sha256": None}
@@ -149,7 +103,7 @@ class _Builder:
         settings["sha256"] = file_sha256(entry.weights)
         return self.cell("tokenizer_at_hand", f"open {who}", settings, {}, weights=str(entry.weights.resolve()))
 
-    def _encoded(self, who: str, tokenizer: Cell, images: "_Images", mirrored: bool = False) -> Cell:
+    def _encoded(self, who: str, tokenizer: Cell, images: Images, mirrored: bool = False) -> Cell:
         title = f"encode {images.source}{' mirrored' if mirrored else ''} with {who}"
         settings = {"images": images.told, "mirrored": mirrored}
         return self.cell("encode", title, settings, {"tokenizer": tokenizer}, images=images.source)
@@ -228,25 +182,13 @@ class _Builder:
             self.rows.append(Row(identity, {**common, "sample": sample, **self._judged(subject, sample, what, scale)}))
 
     def _generator(self, subject: "_Subject", generator: GeneratorEntry, seed: int) -> Cell:
-        config = self._run(generator, seed)
+        config = generator_training(generator, seed)
         needs = {"tokenizer": subject.tokenizer, "latents": subject.latents, "held_out": subject.held_out}
         if config["data"]["mirror"]:
             needs["mirrored"] = self._encoded(subject.who, subject.tokenizer, self.images, mirrored=True)
         told = {key: value for key, value in config.items() if key != "data"}
         title = f"train {generator.label} (seed {seed}) on {subject.who}"
         return self.cell("train_generator", title, {"kind": generator.kind, "config": told}, needs)
-
-    def _run(self, generator: GeneratorEntry, seed: int) -> dict[str, Any]:
-        """Return the resolved training configuration of a generator; its data are a stand-in."""
-        data = {f"data.{key}": value for key, value in _STAND_IN.items()}
-        overrides = [*as_overrides(_QUIET), *generator.set, *as_overrides({**data, "seed": seed})]
-        try:
-            config = read_run(generator.kind, generator.base, overrides)
-            if not config.validate_every:  # the loss on held-out latents is a column of the table
-                overrides.append(f"validate_every={config.optimiser.steps}")
-            return read_run(generator.kind, generator.base, overrides).model_dump(mode="json")
-        except UserError as error:
-            raise UserError(f"generator '{generator.label}': {error}") from error
 
     def _judged(self, subject: "_Subject", sample: Cell, what: str, scale: float) -> dict[str, Cell]:
         """Return what is found out about drawn images and latents, by role."""
@@ -290,24 +232,3 @@ class _Subject:
     tokenizer: Cell
     latents: Cell
     held_out: Cell
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images of a study.
-
-    Attributes:
-        source: where they are.
-        told: what names their content in settings.
-    """
-
-    source: str
-    told: dict[str, Any]
-
-
-def _images(source: str, limit: int | None) -> _Images:
-    return _Images(source, {"content": _content(source, None, limit), "limit": limit})
-
-
-def _content(source: str, image_size: int | None, limit: int | None) -> str:
-    return open_data(source, image_size=image_size, limit=limit).fingerprint

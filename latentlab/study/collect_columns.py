@@ -23,6 +23,9 @@ IDENTITY = (
     Column("guidance", "identity", "Scale of classifier-free guidance; 1 is none."),
 )
 
+_N_SAMPLES = Column("n_samples", "count", "Drawn images.")
+_N_LATENTS = Column("n_latents", "count", "Held-out latents that measurements were made of; some take a part of them.")
+
 Results = Mapping[str, Any]
 
 
@@ -44,6 +47,7 @@ def values_of(role: str, result: Results) -> Iterator[Value]:
     """
     stage, _, what = role.partition(" ")
     makers = {
+        "held_out": lambda: iter([Value(_N_LATENTS, result["n"])]),
         "measure": lambda: _measured(what, result),
         "reconstruct": lambda: _reconstructed(result),
         "reconstruction_distance": lambda: _of_judge(what, result, _RECONSTRUCTION),
@@ -52,7 +56,7 @@ def values_of(role: str, result: Results) -> Iterator[Value]:
         "latent_distance": lambda: _plainly(result, _LATENTS),
         "train_generator": lambda: _loss(result),
         "trajectories": lambda: _paths(result),
-        "sample": lambda: iter([Value(Column("n_samples", "count", "Drawn images per row."), result["n"])]),
+        "sample": lambda: iter([Value(_N_SAMPLES, result["n"])]),
     }
     if stage in makers:
         yield from makers[stage]()
@@ -69,7 +73,6 @@ def _measured(name: str, result: Results) -> Iterator[Value]:
     for companion, told in result["companions"].items():
         also = Column(f"m_{name}.{companion}", "measurement", f"{companion}, beside {card.title}.")
         yield Value(also, _number(told["value"]), _interval(told["interval"]))
-    yield Value(Column("n_latents", "count", "Held-out latents that were measured."), result["n"])
 
 
 _SCORES: dict[str, tuple[str, str, Direction]] = {

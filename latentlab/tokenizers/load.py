@@ -11,6 +11,7 @@ from latentlab.errors import UserError
 from latentlab.runtime import choose_device
 from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.families import FAMILIES, LoadRequest
+from latentlab.tokenizers.identify import CUSTOM, custom_release, published_file, release_of_file
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
@@ -37,12 +38,12 @@ def load_tokenizer(
     Args:
         name: a name of `tokenizer_names`; with ``weights`` of latentlab's own format, any name.
         weights: file to read instead of the release's: published layouts (.ckpt, .pt, .safetensors) or latentlab's own,
-            which record their architecture. Of the TAESD family either of the two files, or their folder. Of ``mind`` a
-            file of `mind.save_mind`.
+            which record their architecture; or a folder that holds the published file under its name, as a download from the
+            hub does. Of the TAESD family either of the two files, or their folder. Of ``mind`` a file of `mind.save_mind`.
         architecture: fields that differ from the release's (``ch``, ``n_embed``, ...); ``use_ema`` stands for ``ema``. Of
             ``mind`` only ``base_weights``: the file of the tokenizer whose ids it embeds, if that is not a known release.
-        release: which weights (`zoo_entries` lists them). Left out: with ``weights`` the published layout, else the
-            embedded weights where there are some.
+        release: which weights (`zoo_entries` lists them). Left out: with ``weights`` the release that has their SHA-256, or
+            ``custom`` and the published layout; else the embedded weights where there are some.
         device: where the tokenizer is put (names as in `choose_device`).
         ema: use the averaged weights when the file has both, as the authors' evaluation does; without, the release's name
             ends in ``-raw``, so that latents of the two are never mistaken for each other.
@@ -58,6 +59,8 @@ def load_tokenizer(
     overrides = dict(architecture or {})
     ema = overrides.pop("use_ema", ema)
     path = None if weights is None else Path(weights)
+    if path is not None and name in ZOO and path.is_dir():
+        path = published_file(name, path, release)
     header = None if path is None else read_weight_metadata(path)
     if name in ZOO and header is not None and header.name in ZOO and header.name != name:
         raise UserError(f"{path} holds the tokenizer '{header.name}', not '{name}': ask for '{header.name}'")
@@ -84,15 +87,17 @@ def embedded_file(name: str, release: Release) -> Path:
 
 def _release(name: str, release: str | None, path: Path | None, header: WeightMetadata | None) -> Release:
     """Return the release to load: the one asked for, or what the file itself is, or the preferred one."""
-    if header is not None and (name not in ZOO or release is None):
+    if header is not None and (name not in ZOO or release in (None, header.release)):
         own = next((known for known in ZOO.get(name, ()) if known.name == header.release), None)
         return own or Release(release or header.release, "unknown", family=header.family)
-    if release is not None:
-        return find_release(name, release)
-    releases = releases_of(name)
-    if path is None:
-        return releases[0]
-    return next((known for known in releases if not known.embedded), releases[0])
+    if path is not None and release in (None, CUSTOM):
+        return release_of_file(name, path) if release is None else custom_release(name, path)
+    if release == CUSTOM:
+        raise UserError(
+            f"the weights of '{name}' are a file without a release ('{CUSTOM}'): give it with --weights (of a generator's "
+            "tokenizer with --tokenizer-weights)"
+        )
+    return releases_of(name)[0] if release is None else find_release(name, release)
 
 
 def _from_plugin(

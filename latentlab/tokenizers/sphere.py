@@ -154,7 +154,8 @@ def _base(
     if not isinstance(base, DiscreteTokenizer):
         raise UserError(f"{path} names the tokenizer '{record.name}', which has no tokens: its header is wrong")
     found = _digest(base)
-    if base.spec.release != record.release or record.weights_sha256 not in (None, found):
+    same = base.spec.release == record.release if record.weights_sha256 is None else found == record.weights_sha256
+    if not same:
         raise UserError(
             f"{path} was trained on tokens of '{record.name}' {record.release} (SHA-256 {record.weights_sha256}), not of "
             f"{base.spec.release} ({found}): give that file as architecture={{'{BASE_WEIGHTS}': PATH}}"

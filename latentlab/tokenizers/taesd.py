@@ -181,7 +181,10 @@ def _file_in(name: str, folder: Path) -> Path:
     candidates = [f"{name}_encoder.pth", f"{name}_encoder.safetensors", *JOINT_NAMES]
     found = next((folder / file for file in candidates if (folder / file).is_file()), None)
     if found is None:
-        raise UserError(f"{folder} has no {name}_encoder.pth: give the folder of the two weight files, or one of them")
+        raise UserError(
+            f"{folder} has no {name}_encoder.pth with {name}_decoder.pth, and no {JOINT_NAMES[0]}: give the folder of the "
+            "weight files, or one of them"
+        )
     return found
 
 

@@ -28,14 +28,14 @@ class ZooEntry:
     Attributes:
         name: of the tokenizer.
         release: of the weights; ``plug-in`` for tokenizers of other packages.
-        kind: ``none``, ``kl``, ``vq`` or ``ibq``.
-        latent_shape: (c,h,w) for images of the nominal size.
+        kind: ``none``, ``kl``, ``vq``, ``vq-cosine``, ``ibq``, ``lfq`` or ``softvq``.
+        latent_shape: (c,h,w), or (l,c) of a sequence, for images of the nominal size.
         image_size: that size in pixels.
         codebook_size: number of codes of a discrete tokenizer.
         licence: of the weights.
         source: the published file; None for embedded weights and plug-ins.
         size: bytes of the weight files together, where they are known or here; configuration files do not count.
-        size_text: the same in words, rounded where only that is known, empty where nothing is.
+        size_text: the same in words, rounded where only that is known, ``unknown`` where nothing is; empty of plug-ins.
         path: where the weights are on this machine, or None.
     """
 
@@ -185,7 +185,7 @@ def _size(release: Release, path: Path | None) -> tuple[int | None, str]:
     if size is not None:
         return size, f"{size / 1e6:,.1f} MB"
     rounded = [file.megabytes or (file.size or 0) / 1e6 for file in files]
-    return None, f"about {sum(rounded):,.0f} MB" if rounded and all(rounded) else ""
+    return None, f"about {sum(rounded):,.0f} MB" if rounded and all(rounded) else "unknown"
 
 
 def _sphere_entry(entry: ZooEntry, path: Path) -> ZooEntry:

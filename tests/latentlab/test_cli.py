@@ -227,6 +227,10 @@ def test_nan_latents_are_counted_and_named(features: Path) -> None:
         (["--tokenizer", "ibq", "--metrics", "vib"], "unknown measurement 'vib'. Did you mean viv? Available: "),
         (["--tokenizer", "ibq", "--metrics", ","], "no measurement is named. Available: "),
         (["--tokenizer", "ibk"], "unknown tokenizer 'ibk'. Did you mean ibq"),
+        (["--tokenizer", "TAEF2"], "unknown tokenizer 'TAEF2'. Did you mean taef2"),
+        (["--tokenizer", "VAVAE"], "unknown tokenizer 'VAVAE'. Did you mean va-vae"),
+        (["--tokenizer", "ibq", "--data", "ImageFolder:x"], "unknown data source 'ImageFolder'. Did you mean imagefolder?"),
+        (["--tokenizer", "ibq", "--data", "FASHION:test"], "unknown data source 'FASHION'. Did you mean fashion?"),
         (["--tokenizer", "ibq", "--release", "fashion23"], "unknown release of tokenizer 'ibq' 'fashion23'. Did you mean"),
         (["--tokenizer", "ibq", "--data", "fashoin"], "unknown data source 'fashoin'. Did you mean fashion? Available: "),
         (["--tokenizer", "ibq", "--data", "fashion:tset"], "unknown split of fashion 'tset'. Did you mean test? Available: "),
@@ -299,10 +303,34 @@ def test_bad_arguments_of_encode(arguments: list[str], message: str, weights: Pa
 
 def test_finished_latents_of_another_request_are_not_overwritten(weights: Path) -> None:
     command = ("encode", "--tokenizer", "ibq", "--weights", weights, "--limit", 10, "--out", "store")
-    assert latentlab(*command).exit_code == 0 and latentlab(*command).exit_code == 0  # the same one is left as it is
+    assert latentlab(*command).stdout == "latents  10 of 4 x 8 x 8 in store\n"
+    shard = next(Path("store").glob("*.safetensors"))
+    written = shard.stat().st_mtime_ns
+    again = "reused   10 of 4 x 8 x 8 in store: finished before, and nothing has changed since\n"
+    assert latentlab(*command).stdout == again and shard.stat().st_mtime_ns == written
     line = refusal(*command, "--dtype", "float16")
     assert "store holds finished latents of another request (dtype is float32 there, float16 here)" in line
     assert LatentStore("store").n == 10
+
+
+def test_encode_says_as_json_what_is_there_and_whether_it_was_there_before(weights: Path) -> None:
+    command = (
+        "encode",
+        "--tokenizer",
+        "ibq",
+        "--weights",
+        weights,
+        "--limit",
+        10,
+        "--out",
+        "store",
+        "--flip",
+        "--json",
+    )
+    first, second = (json.loads(latentlab(*command).stdout) for _ in range(2))
+    assert (first.pop("reused"), second.pop("reused")) == (False, True) and first == second
+    assert first.pop("tokenizer")["release"] == "tiny"
+    assert first == {"path": "store", "n": 10, "shape": [4, 8, 8], "mirrored": True, "skipped_images": []}
 
 
 def test_foreign_latents_are_not_overwritten(weights: Path, features: Path) -> None:

@@ -2,10 +2,13 @@
 
 import argparse
 import collections
+import datetime
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -156,3 +159,53 @@ def test_the_reader_points_to_the_command_and_the_command_mends_it(tmp_path: Pat
     assert_same(read_state_dict(Path(words[1]), wrappers=("ema",)), parameters(2))
     again = CliRunner().invoke(app, ["convert", *words], prog_name="latentlab")
     assert again.exit_code == 2 and "is there already" in again.stderr
+
+
+def test_without_a_name_the_new_file_lies_beside_the_old_one_and_nothing_is_overwritten(path: Path, out: Path) -> None:
+    torch.save(WEIGHTS, path)
+    result = CliRunner().invoke(app, ["convert", str(path)], prog_name="latentlab")
+    assert result.exit_code == 0 and result.stdout == f"tensors  6 in {out}\n"
+    assert_same(read_state_dict(out), WEIGHTS)
+    before = out.read_bytes()
+    torch.save({"w": torch.ones(1)}, path)
+    again = CliRunner().invoke(app, ["convert", str(path)], prog_name="latentlab")
+    assert again.exit_code == 2 and f"{out} is there already: delete it or choose another name" in again.stderr
+    assert out.read_bytes() == before
+    already = CliRunner().invoke(app, ["convert", str(out)], prog_name="latentlab")
+    assert already.exit_code == 2 and "is a safetensors file already: there is nothing to convert" in already.stderr
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["convert", "."], prog_name="latentlab")
+    assert result.exit_code == 2 and "is a folder: give the weight file in it" in result.stderr
+
+
+def test_what_training_leaves_behind_is_dropped_without_a_warning(path: Path, out: Path) -> None:
+    """Settings of OmegaConf, scalars and arrays of NumPy, dates, an optimiser: listed, and no cause for alarm."""
+    content = {
+        "state_dict": parameters(),
+        "args": argparse.Namespace(depth=3),
+        "best": np.float64(0.5),
+        "scores": np.arange(3.0),
+        "random": np.random.default_rng(0),
+        "when": datetime.datetime(2026, 1, 2),
+        "folder": Path("runs"),
+        "kind": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "optimizer": torch.optim.AdamW([torch.zeros(1)]),
+        "scheduler": functools.partial(collections.Counter, "ab"),
+        "seen": {1, 2},
+        "bytes": b"\x00\xff",
+    }
+    torch.save(content, path)
+    found = convert_checkpoint(path, out)
+    assert found.not_run == [] and json.loads(read_metadata(out)["not_run"]) == []
+    assert {line.split(" ")[0] for line in found.dropped} == set(content) - {"state_dict"}
+    shown = CliRunner().invoke(app, ["convert", str(path), str(out.with_stem("b"))], prog_name="latentlab").stdout
+    assert "NOT RUN" not in shown and "warning" not in shown
+
+
+def test_classes_of_packages_that_are_not_known_are_named(path: Path, out: Path) -> None:
+    torch.save(lightning_checkpoint(), path)
+    assert convert_checkpoint(path, out).not_run == [f"{Callback.__module__}.Callback"]

@@ -5,6 +5,7 @@ Payloads are real ones: each test runs them freely afterwards to show that they 
 
 import argparse
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -15,10 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from latentlab.cli.main import app
 from latentlab.conversion import convert_checkpoint
 from latentlab.errors import UserError
-from latentlab.weights import read_state_dict
+from latentlab.inert_pickle import read_pickle
+from latentlab.pickle_names import is_ordinary
+from latentlab.weights import read_metadata, read_state_dict
 
 
 @pytest.fixture
@@ -130,6 +135,96 @@ def test_calls_are_inert(name: str, path: Path, out: Path, tmp_path: Path) -> No
     with contextlib.suppress(TypeError):  # of what is done with the result afterwards
         pickle.loads(payload)
     assert marker.exists(), "the payload is a real one"
+
+
+NAMED = {"eval": ["builtins.eval"], "getattr": ["builtins.getattr", "os.system"]}
+
+
+@pytest.mark.parametrize("name", sorted(program(Path())))
+def test_what_no_checkpoint_needs_is_named_as_not_run(name: str, path: Path, out: Path, tmp_path: Path) -> None:
+    """In the result, in the header of the new file, and on the screen; also where nothing else shows of it."""
+    stored(path, around(program(tmp_path / "owned")[name]), **NUMBERS)
+    expected = NAMED.get(name, ["posix.system"])
+    result = CliRunner().invoke(app, ["convert", str(path)], prog_name="latentlab")
+    assert result.exit_code == 0, result.output
+    for asked in expected:
+        assert f"NOT RUN  {asked}" in result.stdout
+    assert "warning  " in result.stdout and "Nothing of it was run or imported" in result.stdout
+    assert json.loads(read_metadata(out)["not_run"]) == expected
+    out.unlink()
+    assert convert_checkpoint(path, out).not_run == expected and not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_every_pickle_of_the_older_layout_is_searched(place: int, path: Path, out: Path, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    parts, whole = [], path.read_bytes()
+    with open(path, "rb") as file:
+        for _ in range(5):
+            start = file.tell()
+            read_pickle(file)
+            parts.append(whole[start : file.tell()])
+    body = parts[place].removeprefix(b"\x80\x02")
+    payload = (
+        b"cposix\nsystem\n" + text(f"touch {tmp_path / 'owned'}") + b"\x85R0"
+    )  # called, and its result thrown away
+    rest = whole[sum(map(len, parts)) :]
+    path.write_bytes(b"".join([*parts[:place], b"\x80\x02" + payload + body, *parts[place + 1 :], rest]))
+    assert convert_checkpoint(path, out).not_run == ["posix.system"]
+    assert torch.equal(read_state_dict(out)["w"], torch.ones(2)) and not (tmp_path / "owned").exists()
+
+
+def test_many_names_do_not_hide_the_dangerous_one(path: Path, out: Path) -> None:
+    made = [f"cpackage{i}\nThing\n0".encode() for i in range(200)] + [b"cposix\nsystem\n0"]
+    stored(path, b"\x80\x04" + b"".join(made) + b"}" + text("w") + tensor() + b"s.", **NUMBERS)
+    shown = CliRunner().invoke(app, ["convert", str(path)], prog_name="latentlab").stdout
+    assert "NOT RUN  posix.system" in shown and "NOT RUN  191 more" in shown
+    assert json.loads(read_metadata(out)["not_run"])[0] == "posix.system"
+
+
+def test_a_file_without_tensors_still_says_what_it_asked_for(path: Path, out: Path, tmp_path: Path) -> None:
+    torch.save({"bad": Attack(tmp_path / "owned")}, path)
+    with pytest.raises(UserError, match=r"nothing to convert \(it asks for posix\.system: not run\)"):
+        convert_checkpoint(path, out)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "ordinary"),
+    [
+        ("torch._utils._rebuild_tensor_v2", True),
+        ("torch._utils._rebuild_sparse_tensor", True),
+        ("torch.cuda.BFloat16Storage", True),
+        ("torch.storage.UntypedStorage", True),
+        ("torch.bfloat16", True),
+        ("torch.optim.adamw.AdamW", True),
+        ("omegaconf.dictconfig.DictConfig", True),
+        ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", True),
+        ("lightning.fabric.utilities.data.AttributeDict", True),
+        ("numpy.core.multiarray.scalar", True),
+        ("numpy._core.multiarray._reconstruct", True),
+        ("numpy.dtypes.Float64DType", True),
+        ("numpy.random._pickle.__generator_ctor", True),
+        ("posix.system", False),
+        ("builtins.eval", False),
+        ("builtins.getattr", False),
+        ("torch.load", False),
+        ("torch.hub.load", False),
+        ("torch.storage._load_from_bytes", False),
+        ("torch.optim.adamw.AdamW.__init__", False),
+        ("torch.nn.modules.module.os.system", False),
+        ("numpy.load", False),
+        ("numpy.testing._private.utils.runstring", False),
+        ("omegaconf.omegaconf.os.system", False),
+        ("pytorch_lightning.callbacks.subprocess.Popen.__init__", False),
+        ("evil.collections.OrderedDict", False),
+        ("collections.OrderedDict ", False),
+        ("torch._utils._rebuild_tensor_v2.__globals__", False),
+        ("somebodys.Callback", False),
+    ],
+)
+def test_ordinary_names(name: str, ordinary: bool) -> None:
+    assert is_ordinary(name) == ordinary
 
 
 @pytest.mark.parametrize("attack", [Attack, StateAttack])
@@ -333,8 +428,12 @@ def test_damage_is_one_line_wherever_it_is(zipped: bool, path: Path, out: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot read"),
-        (b"<html>404</html>", "is not a readable torch checkpoint"),
+        (b"", "is empty"),
+        (b"<html>404</html>", "is not a torch checkpoint, neither a zip archive nor a pickle: check the file"),
+        (b"a photograph", "is not a torch checkpoint, neither a zip archive nor a pickle: check the file"),
+        (b"PK", "is not a readable torch checkpoint"),
+        (b"\x80\x02a.", r"\(an instruction takes what no other has put there\)"),
+        (b"\x80\x02h\x07.", r"\(an instruction takes what no other has put there\)"),
         (pickle.dumps({"w": 1}), "neither a zip archive nor what torch wrote before 1.6"),
     ],
 )
@@ -342,7 +441,9 @@ def test_other_files(content: bytes, message: str, path: Path, out: Path) -> Non
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         convert_checkpoint(path, out)
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="does not exist"):
         convert_checkpoint(path.with_name("absent"), out)
+    with pytest.raises(UserError, match="is a folder"):
+        convert_checkpoint(path.parent, out)
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         convert_checkpoint(path, out.with_suffix(".pt"))

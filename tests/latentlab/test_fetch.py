@@ -359,6 +359,13 @@ def test_fetch_without_a_network_says_what_to_put_where(
     assert line.endswith(f"put the file at {cache / 'jadechoghari--mar' / 'kl16.safetensors'}")
 
 
+def test_help_says_which_release_is_taken(toy: Release) -> None:
+    """Not what suits the data, as for other commands: there is no data."""
+    shown = " ".join(CliRunner().invoke(app, ["fetch", "--help"], prog_name="latentlab").stdout.split())
+    assert "--release NAME Which weights (default: the first published ones)." in shown
+    assert "Without --release the first published one." in shown
+
+
 def test_fetch_of_what_needs_no_fetching() -> None:
     for name in ("ae", "mind"):
         assert (

@@ -29,6 +29,8 @@ def test_rate_and_time_left_count_this_run_only(monkeypatch: pytest.MonkeyPatch)
     clock[0], running.done = 120.0, 600
     assert running.text("images") == "600 of 1,000 images, 10.0 images/s, 40.0 s left"
     assert running.summary("images") == "200 images in 20.0 s, 10.0 images/s"
+    clock[0], running.done = 2100.0, 653
+    assert "653 of 1,000 images, 0.13 images/s, " in running.text("images")  # not 0.1, which says little
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_summary(

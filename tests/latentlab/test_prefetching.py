@@ -1,9 +1,14 @@
 """Reading ahead and writing behind: order, bounds, overlap, and errors that come in their turn."""
 
 import threading
+from typing import ClassVar
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from latentlab.data.base import ImageSet
 from latentlab.prefetching import WriteBehind, read_ahead
 
 
@@ -53,6 +58,23 @@ def test_leaving_early_leaves_no_thread() -> None:
         if item == 2:
             break
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_image_sets_read_the_next_batches_while_one_is_used() -> None:
+    class Numbers(ImageSet):
+        name, n = "numbers", 10
+        read: ClassVar = [threading.Event() for _ in range(10)]
+
+        def images(self, indices: np.ndarray) -> Tensor:
+            for i in indices:
+                self.read[i].set()
+            return torch.from_numpy(indices)
+
+    seen = []
+    for indices, images in Numbers().batches(4):
+        assert Numbers.read[min(indices[-1] + 1, 9)].wait(timeout=20) and indices.tolist() == images.tolist()
+        seen.append(indices.tolist())
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_work_is_done_in_order_and_all_of_it() -> None:

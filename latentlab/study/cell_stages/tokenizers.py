@@ -19,7 +19,9 @@ from latentlab.tokenizers.zoo import find_release, find_release_weights
 
 def train_tokenizer(cell: CellRun) -> dict[str, Any]:
     """Train a tokenizer, or go on where an earlier attempt stopped."""
-    config = TrainConfig.model_validate(cell.settings["config"])
+    told, places = dict(cell.settings["config"]), dict(cell.places)
+    told["start_from"] = places.pop("start_from", None)
+    config = TrainConfig.model_validate({**told, "data": {**told["data"], **places}})
     weights = train(config, cell.folder / "run", device=cell.device)
     scores = [line for line in RunFolder(cell.folder / "run").metrics() if "validation_psnr" in line]
     told = {"name": config.name, "release": config.release, "weights": str(weights.relative_to(cell.folder))}

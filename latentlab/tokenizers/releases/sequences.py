@@ -9,9 +9,17 @@ from latentlab.weights import WeightFile
 _TAGGED = "Apache-2.0 (tag only)"
 
 
-def _hub(release: str, repo: str, family: str, architecture: Mapping[str, Any], licence: str = "Apache-2.0") -> Release:
+def _hub(
+    release: str,
+    repo: str,
+    family: str,
+    architecture: Mapping[str, Any],
+    licence: str = "Apache-2.0",
+    megabytes: float | None = None,
+) -> Release:
     """Return a release that its authors put on the hub with a mixin: two files of fixed names."""
-    weights, config = (WeightFile(repo=repo, filename=name) for name in ("model.safetensors", "config.json"))
+    weights = WeightFile(repo=repo, filename="model.safetensors", megabytes=megabytes)
+    config = WeightFile(repo=repo, filename="config.json")
     return Release(release, licence, weights, architecture, companions=(config,), family=family)
 
 
@@ -35,7 +43,13 @@ def _maetok(release: str, image_size: int) -> Release:
 
 
 def _softvq(
-    release: str, encoder: str, decoder: str, tokens: int, image_size: int = 256, **statistics: float
+    release: str,
+    encoder: str,
+    decoder: str,
+    tokens: int,
+    image_size: int = 256,
+    megabytes: float | None = None,
+    **statistics: float,
 ) -> Release:
     """Return a release of SoftVQ; all have 2048 numbers per image. Statistics not known here are in ``config.json``."""
     architecture = {
@@ -49,7 +63,7 @@ def _softvq(
         "tau": 0.07,
         **statistics,
     }
-    return _hub(release, f"SoftVQVAE/softvq-{release}", "softvq", architecture, _TAGGED)
+    return _hub(release, f"SoftVQVAE/softvq-{release}", "softvq", architecture, _TAGGED, megabytes)
 
 
 _LEGACY = {"codebook_size": 4096, "token_size": 12, "use_l2_norm": True}
@@ -58,10 +72,12 @@ _VQ8K = _MODERN | {"codebook_size": 8192, "token_size": 64}
 _VAE = _MODERN | {"quantize_mode": "vae", "token_size": 16}
 
 
-def _titok(release: str, encoder: str, decoder: str, tokens: int, fields: Mapping[str, Any]) -> Release:
+def _titok(
+    release: str, encoder: str, decoder: str, tokens: int, fields: Mapping[str, Any], megabytes: float | None = None
+) -> Release:
     sizes = {"vit_enc_model_size": encoder, "vit_dec_model_size": decoder, "num_latent_tokens": tokens}
     repo = f"yucornetto/tokenizer_titok_{release.replace('-', '_')}_imagenet"
-    return _hub(release, repo, "titok", {**sizes, **fields})
+    return _hub(release, repo, "titok", {**sizes, **fields}, megabytes=megabytes)
 
 
 def _gigatok(release: str, encoder: str, decoder: str, file: str, drive_id: str) -> Release:
@@ -75,23 +91,23 @@ RELEASES: Mapping[str, tuple[Release, ...]] = {
     "maetok": (_maetok("b-128", 256), _maetok("b-512", 512)),
     # Chen et al. 2024, arXiv 2412.10958. The encoder of l-32 is a base one, in spite of its name.
     "softvq": (
-        _softvq("bl-64", "base", "large", 64, vq_mean=-0.00077168207, vq_std=0.07157949),
+        _softvq("bl-64", "base", "large", 64, megabytes=1570, vq_mean=-0.00077168207, vq_std=0.07157949),
         _softvq("l-32", "base", "large", 32, vq_mean=0.00060894643, vq_std=0.029030401),
-        _softvq("b-32", "base", "base", 32),
+        _softvq("b-32", "base", "base", 32, megabytes=697),
         _softvq("b-64", "base", "base", 64),
-        _softvq("bl-32", "base", "large", 32),
-        _softvq("l-64", "large", "large", 64),
+        _softvq("bl-32", "base", "large", 32, megabytes=1570),
+        _softvq("l-64", "large", "large", 64, megabytes=2430),
         _softvq("bl-64-512", "base", "large", 64, 512),
         _softvq("l-32-512", "base", "large", 32, 512),
     ),
     # Yu et al. 2024, arXiv 2406.07550
     "titok": (
-        _titok("l32", "large", "large", 32, _LEGACY),
-        _titok("b64", "base", "base", 64, _LEGACY),
-        _titok("s128", "small", "small", 128, _LEGACY),
-        _titok("bl64-vq8k", "base", "large", 64, _VQ8K),
+        _titok("l32", "large", "large", 32, _LEGACY, megabytes=2564),
+        _titok("b64", "base", "base", 64, _LEGACY, megabytes=819),
+        _titok("s128", "small", "small", 128, _LEGACY, megabytes=335),
+        _titok("bl64-vq8k", "base", "large", 64, _VQ8K, megabytes=1560),
         _titok("bl128-vq8k", "base", "large", 128, _VQ8K),
-        _titok("sl256-vq8k", "small", "large", 256, _VQ8K),
+        _titok("sl256-vq8k", "small", "large", 256, _VQ8K, megabytes=1320),
         _titok("ll32-vae-c16", "large", "large", 32, _VAE),
         _titok("bl64-vae-c16", "base", "large", 64, _VAE),
         _titok("bl128-vae-c16", "base", "large", 128, _VAE),

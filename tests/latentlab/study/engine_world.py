@@ -6,17 +6,21 @@ the fork is what `python -m latentlab.study.cell` runs.
 
 import multiprocessing
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from latentlab.checkpoints import list_checkpoints
 from latentlab.study.cell_graph import build_graph
 from latentlab.study.cells import Graph
 from latentlab.study.engine import run_cells
 from latentlab.study.engine_local import Ended, Job
 from latentlab.study.engine_schedule import Schedule
 from latentlab.study.plan_file import Resources, StudyFile, load_study
+from latentlab.study.state import prepare
 
 _STAGES = "latentlab.study.cell_stages"
 _PRELOADED = [f"{_STAGES}.{name}" for name in ("tokenizers", "latents", "decoding", "generators", "samples")]
@@ -86,6 +90,28 @@ def run_study(folder: Path, content: dict[str, Any], engine: "ForkEngine | None"
     graph.write(folder / "out")
     schedule = run_cells(study, graph, folder / "out", chosen)
     return schedule, [cell.title for job in chosen.jobs for cell in job.cells]
+
+
+def training(folder: Path, steps: int = 40) -> Path:
+    """Return the folder of a training cell that is ready to run; a checkpoint is saved after every other step."""
+    longer = [*TOKENIZER, f"optimiser.steps={steps}", f"validate_every={steps}"]
+    tokenizer = {**tiny_study()["tokenizers"][0], "set": longer}
+    _, graph = opened(folder, tiny_study(tokenizers=[tokenizer]))
+    cell = next(cell for cell in graph.cells if cell.stage == "train_tokenizer")
+    return prepare(cell, folder / "out")
+
+
+def wait_for(what: Callable[[], Any]) -> None:
+    """Wait until something is there; two minutes are a failure."""
+    deadline = time.monotonic() + 120
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert what()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a training cell."""
+    return list_checkpoints(folder / "run" / "checkpoints")
 
 
 class ForkEngine:

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from latentlab.study import engine_local
 from latentlab.study.engine_local import Job, LocalEngine, visible_gpu
 from latentlab.study.engine_process import start_process, stop_processes
 from latentlab.study.plan_file import Resources
+
+from .engine_world import checkpoints, training, wait_for
 
 
 @pytest.fixture
@@ -93,3 +96,17 @@ def test_a_process_has_its_threads_and_says_why_it_fails(tmp_path: Path) -> None
     again = start_process([tmp_path], "cpu", 1)
     stop_processes([again])
     assert again.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_cell_does_not_outlive_whoever_started_it(tmp_path: Path) -> None:
+    """Kill -9 of the engine: the training saves a checkpoint and ends."""
+    folder = training(tmp_path, steps=2000)
+    start = "from latentlab.study.engine_process import start_process; from pathlib import Path; "
+    start += f"start_process([Path({str(folder)!r})], 'cpu', 1).wait()"
+    engine = subprocess.Popen([sys.executable, "-c", start])
+    wait_for(lambda: checkpoints(folder))
+    engine.kill()
+    engine.wait()
+    log = folder / "log.txt"
+    wait_for(lambda: "the same command continues from there" in log.read_text())

@@ -10,14 +10,15 @@ from typing import Any
 import psutil
 import pytest
 
-from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
 from latentlab.study.cells import Graph
 from latentlab.study.engine import run_cells
+from latentlab.study.engine_local import Job
 from latentlab.study.engine_ray import RayEngine
 from latentlab.study.plan_file import Resources, StudyFile
+from latentlab.study.state import prepare
 
-from .engine_world import TOKENIZER, opened, tiny_study
+from .engine_world import TOKENIZER, checkpoints, opened, tiny_study, wait_for
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -42,7 +43,7 @@ class KeptOpen(RayEngine):
 
     def ended(self) -> list[Any]:
         for job in self._running.values():
-            saved = job.cells[0].stage == "train_tokenizer" and list_checkpoints(job.folders[0] / "run" / "checkpoints")
+            saved = job.cells[0].stage == "train_tokenizer" and checkpoints(job.folders[0])
             if saved and not self.victims:
                 self.victims += 1
                 kill_worker_of(job.folders[0])
@@ -92,6 +93,18 @@ def test_what_the_cluster_does_not_have_is_said_at_once(engine: RayEngine) -> No
     with pytest.raises(UserError, match=r"asks for 0.5 GPU, the cluster has 0"):
         engine.check(Resources(gpus=0.5), "train_generator")
     assert engine.room(Resources(cpus=2)) and not engine.room(Resources(cpus=3))
+
+
+def test_when_asked_to_stop_trainings_save(engine: RayEngine, tmp_path: Path) -> None:
+    """The last test with the cluster: it is gone afterwards."""
+    study, graph = only_a_tokenizer(tmp_path)
+    training = graph.cells[0]
+    job = Job((training,), (prepare(training, tmp_path / "out"),), study.takes(training.stage))
+    engine.start(job)
+    wait_for(lambda: checkpoints(job.folders[0]))
+    RayEngine.stop(engine)
+    assert "the same command continues from there" in (job.folders[0] / "log.txt").read_text()
+    assert not (job.folders[0] / "done.json").exists()
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

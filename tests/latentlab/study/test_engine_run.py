@@ -4,17 +4,16 @@ import json
 import math
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from latentlab.checkpoints import list_checkpoints
 from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.study.cells import Cell, Graph
@@ -22,10 +21,21 @@ from latentlab.study.collect import collect
 from latentlab.study.engine import run_cells
 from latentlab.study.engine_report import status_of
 from latentlab.study.engine_schedule import Schedule
-from latentlab.study.state import prepare, result_of
+from latentlab.study.state import result_of
 from latentlab.study.table import StudyTable
 
-from .engine_world import TOKENIZER, ForkEngine, fork, opened, run_study, tiny_study, written
+from .engine_world import (
+    TOKENIZER,
+    ForkEngine,
+    checkpoints,
+    fork,
+    opened,
+    run_study,
+    tiny_study,
+    training,
+    wait_for,
+    written,
+)
 
 AE, MIXED = tiny_study()["tokenizers"]
 SIT = tiny_study()["generators"][0]
@@ -182,17 +192,31 @@ def test_a_table_of_an_unfinished_study(finished: tuple[Path, Schedule], tmp_pat
 def test_folders_that_hold_no_study(tmp_path: Path) -> None:
     for command in ("status", "table"):
         result = CliRunner().invoke(app, ["study", command, str(tmp_path)])
-        assert isinstance(result.exception, UserError | SystemExit) and result.exit_code != 0
+        assert result.exit_code == 2 and f"{tmp_path} holds no study" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "there is no configuration file nowhere.yaml"),
+        (["x.yaml", "--engine", "slurm"], "--engine must be local or ray, got 'slurm'"),
+        (["x.yaml", "--ray-address", "auto"], "--ray-address goes with --engine ray"),
+        (["x.yaml", "--workers", "0"], "--workers must be at least 1"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["study", "run", *arguments])
+    assert result.exit_code == 2 and message in result.output and len(result.output.splitlines()) == 1
+
+
+def test_one_run_per_folder(home: None, tmp_path: Path) -> None:
+    study, graph = opened(tmp_path, tiny_study())
+    (tmp_path / "out").mkdir()
+    with WeakFileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another `latentlab study run`"):
+        run_cells(study, graph, tmp_path / "out", ForkEngine())
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
-
-
-def training(folder: Path, steps: int = 40) -> Path:
-    """Return the folder of a training cell that is ready to run."""
-    longer = [*TOKENIZER, f"optimiser.steps={steps}", f"validate_every={steps}"]
-    _, graph = opened(folder, tiny_study(tokenizers=[{**AE, "set": longer}]))
-    return prepare(cell_of(graph, "train_tokenizer"), folder / "out")
 
 
 def run_to_the_end(folder: Path) -> int:
@@ -201,17 +225,10 @@ def run_to_the_end(folder: Path) -> int:
     return int(process.exitcode)
 
 
-def wait_for(what: Any, process: Any) -> None:
-    deadline = time.monotonic() + 120
-    while not what() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert what()
-
-
 def test_a_training_killed_in_the_middle_ends_as_if_it_had_not_been(home: None, tmp_path: Path) -> None:
     folder, undisturbed = training(tmp_path / "killed"), training(tmp_path / "whole")
     process = fork([str(folder)])
-    wait_for(lambda: list_checkpoints(folder / "run" / "checkpoints"), process)
+    wait_for(lambda: checkpoints(folder))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL and not (folder / "done.json").exists()
@@ -226,7 +243,7 @@ def test_a_training_killed_in_the_middle_ends_as_if_it_had_not_been(home: None, 
 def test_a_training_that_is_asked_to_stop_saves_and_continues(home: None, tmp_path: Path) -> None:
     folder = training(tmp_path, steps=80)
     process = fork([str(folder)])
-    wait_for(lambda: list_checkpoints(folder / "run" / "checkpoints"), process)
+    wait_for(lambda: checkpoints(folder))
     process.terminate()
     process.join()
     assert process.exitcode == 130 and "the same command continues" in (folder / "log.txt").read_text()

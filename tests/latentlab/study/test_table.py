@@ -69,5 +69,5 @@ def test_a_table_of_something_else_is_refused(tmp_path):
 def test_columns_that_are_not_explained_are_refused(tmp_path, told):
     example_study(tokenizers=3).write(tmp_path)
     (tmp_path / "columns.json").write_text(told)
-    with pytest.raises(UserError, match="columns.json does not explain columns"):
+    with pytest.raises(UserError, match=r"columns\.json does not explain columns"):
         StudyTable.read(tmp_path)

@@ -58,7 +58,9 @@ def test_averaged_weights_are_the_default_and_the_two_never_share_a_name() -> No
     averaged, raw = load(ema=True), load_tokenizer("ibq", weights=FILE, architecture=NARROW | {"use_ema": False})
     assert torch.equal(default.codebook, averaged.codebook)
     assert not torch.equal(default.codebook, raw.codebook)
-    assert (averaged.spec.release, raw.spec.release) == ("imagenet256", "imagenet256-raw")
+    assert (averaged.spec.release, raw.spec.release) == ("custom", "custom-raw")
+    said = load_tokenizer("ibq", weights=FILE, architecture=NARROW, release="imagenet256", ema=False)
+    assert said.spec.release == "imagenet256-raw"
 
 
 def test_batches_do_not_matter(golden: dict[str, torch.Tensor]) -> None:

@@ -149,7 +149,7 @@ def test_averaged_weights_come_first_then_model_then_state_dict(tmp_path: Path) 
     file = write(tmp_path / "all.pt", {**states, "steps": 3})
     assert torch.equal(load(file).encode(pictures()), expected["ema"])
     raw = load(file, ema=False)
-    assert torch.equal(raw.encode(pictures()), expected["model"]) and raw.spec.release == "c2i-raw"
+    assert torch.equal(raw.encode(pictures()), expected["model"]) and raw.spec.release == "custom-raw"
     file = write(tmp_path / "last.pt", {"state_dict": states["state_dict"]})
     assert torch.equal(load(file).encode(pictures()), expected["state_dict"])
     with pytest.raises(UserError, match="not tensors: ema"):

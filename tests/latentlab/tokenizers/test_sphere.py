@@ -217,6 +217,17 @@ def test_another_base_tokenizer(tmp_path: Path, ibq: Tokenizer, changes: dict[st
     assert "\n" not in str(caught.value)
 
 
+def test_the_hash_of_the_base_counts_not_what_its_release_was_called(tmp_path: Path) -> None:
+    """A file without a release goes by another name when somebody gives it one."""
+    base = own_base(tmp_path / "base.safetensors")
+    path = write(tmp_path / "m.safetensors", record(base, release="imagenet256"), vocab_size=9)
+    file = {"base_weights": tmp_path / "base.safetensors"}
+    assert load_tokenizer("mind", weights=path, architecture=file).spec.codebook_size == 9
+    unsigned = write(tmp_path / "n.safetensors", record(base, release="other", weights_sha256=None), vocab_size=9)
+    with pytest.raises(UserError, match="trained on tokens of 'mine' other"):
+        load_tokenizer("mind", weights=unsigned, architecture=file)
+
+
 def test_the_wrong_file_as_base_weights(tmp_path: Path) -> None:
     right, _ = own_base(tmp_path / "right.safetensors"), own_base(tmp_path / "wrong.safetensors", codes=8)
     path = write(tmp_path / "m.safetensors", record(right), vocab_size=9)

@@ -118,7 +118,7 @@ def test_folder_or_either_file_loads_both_halves(folder: Path, given: str) -> No
         torch.testing.assert_close(tokenizer.decode(latents), halves["decoder"](latents).clamp(0, 1) * 2 - 1)
     spec = tokenizer.spec
     assert (spec.name, spec.release, spec.kind, spec.layout, spec.downsampling) == (
-        "taef2", "flux2", "continuous", "grid", 8,
+        "taef2", "custom", "continuous", "grid", 8,
     )  # fmt: skip
     assert latents.shape == (2, 32, 4, 4) and latents.dtype == torch.float32
     assert torch.equal(tokenizer.normalize(latents), latents)
@@ -182,7 +182,11 @@ def test_mistakes_are_one_clear_line(folder: Path) -> None:
         ("taef2", {"weights": folder / "empty"}, r"empty has no taef2_encoder\.pth"),
         ("taef2", {"weights": folder / "alone"}, r"taef2_decoder\.pth is missing: 'taef2' needs it beside"),
         ("taef2", {"weights": folder / "weights.pth"}, r"weights\.pth must be named \*_encoder or \*_decoder"),
-        ("taef1", narrow, r"has no taef1_encoder\.pth"),
+        (
+            "taef1",
+            narrow,
+            r"has no taef1_encoder\.pth with taef1_decoder\.pth, and no diffusion_pytorch_model\.safetensors",
+        ),
         ("taef2", {"weights": folder}, "does not fit the architecture: 156 of another shape"),
         ("taef2", {**narrow, "architecture": {**NARROW, "pooled": False}}, "24 unexpected .*pool"),
         ("taef2", {**narrow, "architecture": {"widht": 8}}, "unknown architecture field 'widht'. Did you mean width"),

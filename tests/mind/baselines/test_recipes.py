@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from latentlab.data import open_data
+from latentlab.encoding import encode_images
 from latentlab.errors import UserError
 from latentlab.store import LatentStore
+from latentlab.tokenizers import load_tokenizer
 from mind.baselines.generators import sampler_settings
 from mind.baselines.latents import Affine, LatentSet, affine_of
 from mind.baselines.masked_network import MaskedTransformer
@@ -146,6 +149,30 @@ def test_latents_are_normalised_and_mirrored_where_asked() -> None:
     some, _ = data.take(torch.tensor([5, 2]), torch.tensor([True, False]))
     torch.testing.assert_close(affine.restore(some[0:1])[0], both[1].take(np.array([5]))[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(affine.restore(some[1:2])[0], both[0].take(np.array([2]))[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_store_with_mirrored_latents_is_trained_on_both_sides_with_equal_chances(tmp_path: Path) -> None:
+    """One folder as `latentlab encode --flip` writes it. The side is a function of seed, place in the step, and step."""
+    images = open_data("fashion:train", limit=24)
+    tokenizer = load_tokenizer("kl", release="fashion32")
+    store = encode_images(tokenizer, images, tmp_path / "store", flip=True)
+    everything = torch.arange(24)
+
+    def batches(*overrides: str, steps: int = 12) -> torch.Tensor:
+        data = ["data.train=null", "data.limit=null", "data.validation=null", f"data.store={tmp_path / 'store'}"]
+        recipe = BaselineRecipe(load_run("sit", "sit-fashion", [*TINY, *data, *overrides]), CPU)
+        return torch.stack([recipe.batch(everything, everything, step)[0] for step in range(steps)])
+
+    affine = affine_of(store, tokenizer, "channel")
+    plain, mirrored = (affine.normalise(side.take(slice(None))) for side in (store, store.mirrored()))
+    drawn = batches()
+    sides = (drawn == mirrored).flatten(2).all(2)
+    assert ((drawn == plain).flatten(2).all(2) ^ sides).all()
+    share = float(sides.double().mean())  # of 288 draws: a deviation of 0.03
+    assert abs(share - 0.5) < 0.12 and (sides[0] != sides[1]).any()
+    assert torch.equal(batches(), drawn)
+    assert not torch.equal(batches("seed=1"), drawn)
+    assert torch.equal(batches("data.mirror=false", steps=2), torch.stack([plain, plain]))
 
 
 def test_latents_that_are_not_numbers_are_named(tmp_path: Path) -> None:
