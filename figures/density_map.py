@@ -62,5 +62,5 @@ def _dress(axes: Axes, name: str, cv: float) -> None:
     axes.grid(False)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-    lines = [*wrap(fit(name), 44), f"density CV {cv:.3f}"]
+    lines = [*wrap(fit(name), 44), f"density CV {cv:.3f} (this draw)"]  # the measurement is the mean over several
     axes.set_title("\n".join(lines), size=10, parse_math=False)

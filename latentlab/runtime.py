@@ -110,7 +110,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all([mallopt(option, _KEPT_BYTES) for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)])
+    options = (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
+    arranged = [mallopt(option, _KEPT_BYTES) for option in options]  # both of them, whatever becomes of one
+    return all(arranged)
 
 
 def make_writable(folder: Path) -> None:

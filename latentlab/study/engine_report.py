@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def print_plan(schedule: Schedule, workers: int) -> None:
     )
 
 
-def _print_columns(lines: list[tuple[str, ...]]) -> None:
+def _print_columns(lines: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     for first, *others in lines:
         cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]

@@ -20,7 +20,7 @@ def test_points_and_colours_are_the_input(uniformity_details: dict) -> None:
     np.testing.assert_allclose(marks.get_offsets(), uniformity_details["points"])
     np.testing.assert_allclose(marks.get_array(), uniformity_details["density"])
     cv = uniformity_details["density"].std() / uniformity_details["density"].mean()
-    assert axes.get_title() == f"ae\ndensity CV {cv:.3f}"
+    assert axes.get_title() == f"ae\ndensity CV {cv:.3f} (this draw)"
     assert bar.get_ylabel() == "density over its mean"
     assert marks.get_rasterized()
 

@@ -58,6 +58,10 @@ def _llamagen(name: str, repo: str, filename: str, architecture: Mapping[str, An
 RELEASES: Mapping[str, tuple[Release, ...]] = {
     "ae": (FASHION32,),
     "kl": (FASHION32,),
+    "eq": (FASHION32,),
+    "lmr": (FASHION32,),
+    "vavae": (FASHION32,),
+    "vq": (FASHION32,),
     # Shi et al. 2024, arXiv 2412.02692
     "ibq": (
         FASHION32,
