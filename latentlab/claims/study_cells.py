@@ -33,7 +33,7 @@ class StudyCells:
     """The study.
 
     Attributes:
-        table: what was read, without controls and failures.
+        table: what was read, without controls.
         cells: (generator, guidance) -> one row per tokenizer, all with the same index; NaN where a cell is missing.
         command: makes the study.
     """
@@ -44,11 +44,9 @@ class StudyCells:
 
     @classmethod
     def of(cls, table: StudyTable, command: str) -> "StudyCells":
-        """Take the rows that are neither controls nor failures."""
+        """Take the rows that are no controls. What is missing in one, whatever its ``error`` says, is NaN; the rest counts."""
         rows = table.rows
         wanted = rows["control"].fillna("") == ""
-        if "error" in rows:
-            wanted &= rows["error"].fillna("") == ""
         kept = StudyTable(rows[wanted].reset_index(drop=True), table.columns)
         names = list(dict.fromkeys(kept.rows["tokenizer"]))
         keys = kept.rows[["generator", "guidance"]].drop_duplicates().itertuples(index=False)

@@ -61,7 +61,7 @@ def run(
 
     from latentlab.encoding import slug
     from latentlab.study.cell_graph import build_graph
-    from latentlab.study.engine import planned, run_cells
+    from latentlab.study.engine import only_one, planned, run_cells
     from latentlab.study.engine_report import print_plan
     from latentlab.study.plan_file import load_study
 
@@ -71,9 +71,10 @@ def run(
     if dry_run:
         print_plan(planned(graph, place), _workers(workers))
         return
-    _write_plan(study, graph, place)
-    schedule = run_cells(study, graph, place, _engine(engine, study, workers, ray_address))
-    _conclude(study, schedule, place)
+    with only_one(place):  # from the plan to the figures: a second run must not change what this one stands on
+        _write_plan(study, graph, place)
+        schedule = run_cells(study, graph, place, _engine(engine, study, workers, ray_address))
+        _conclude(study, schedule, place)
 
 
 def _workers(asked: int | None) -> int:

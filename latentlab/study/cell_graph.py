@@ -13,7 +13,8 @@ from latentlab.quality.features import feature_extractor
 from latentlab.study.cell_settings import Images, check_names, generator_training, images_of, tokenizer_training
 from latentlab.study.cells import Cell, Graph, Row
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
-from latentlab.tokenizers.zoo import find_release
+from latentlab.tokenizers.load import embedded_file
+from latentlab.tokenizers.zoo import find_release, plugins, releases_of
 
 SEED = 0
 """Of everything random that has no seed in the study file: measurements, bootstraps, order of paths."""
@@ -95,8 +96,8 @@ class _Builder:
     def _at_hand(self, entry: TokenizerEntry, who: str) -> Cell:
         settings: dict[str, Any] = {"name": entry.name or entry.label, "release": entry.release, "sha256": None}
         if entry.weights is None:
-            if entry.release is not None:
-                find_release(str(entry.name), entry.release)
+            if settings["name"] not in plugins():
+                settings |= _release(settings["name"], entry.release)
             return self.cell("tokenizer_at_hand", f"open {who}", settings, {})
         if not entry.weights.is_file():
             raise UserError(f"tokenizer '{entry.label}': there is no file {entry.weights}")
@@ -127,7 +128,13 @@ class _Builder:
                 {"reconstructions": self._rebuilt(subject)}, images=self.images.source,
             )  # fmt: skip
         if self.study.decoder_noise:
-            asked = {"noise": list(self.study.decoder_noise), "judge": self.study.judges[0], "seed": SEED}
+            judge = self.study.judges[0]
+            asked = {
+                "noise": list(self.study.decoder_noise),
+                "judge": judge,
+                "version": self.versions[judge],
+                "seed": SEED,
+            }
             disturbed = {"tokenizer": tokenizer, "latents": subject.latents}
             found["decoder"] = self.cell("decoder", f"decoder of {who} under noise", asked, disturbed)
         return found
@@ -232,3 +239,17 @@ class _Subject:
     tokenizer: Cell
     latents: Cell
     held_out: Cell
+
+
+def _release(name: str, release: str | None) -> dict[str, Any]:
+    """Return which weights of a built-in tokenizer are meant, and their hash where it is known: it is part of the key.
+
+    Raises:
+        UserError: unknown name or release, or an installation that lacks its embedded weights.
+    """
+    chosen = releases_of(name)[0] if release is None else find_release(name, release)
+    published = None if chosen.weights is None else chosen.weights.sha256
+    return {
+        "release": chosen.name,
+        "sha256": file_sha256(embedded_file(name, chosen)) if chosen.embedded else published,
+    }

@@ -29,7 +29,7 @@ def planned(graph: Graph, out: Path) -> Schedule:
 
 
 def run_cells(study: StudyFile, graph: Graph, out: Path, engine: Engine) -> Schedule:
-    """Do all cells that are not done. Main thread only.
+    """Do all cells that are not done; the caller holds the folder (`only_one`). Main thread only.
 
     SIGTERM and Ctrl-C let every process save what it has, then raise KeyboardInterrupt.
 
@@ -45,7 +45,7 @@ def run_cells(study: StudyFile, graph: Graph, out: Path, engine: Engine) -> Sche
     schedule = planned(graph, out)
     for stage in {cell.stage for cell in schedule.left()}:
         engine.check(study.takes(stage), stage)
-    with _only_one(out), stop_signal() as stop, Board(schedule, engine) as board:
+    with stop_signal() as stop, Board(schedule, engine) as board:
         run = _Run(study, out, engine, schedule, board)
         try:
             while run.advance():
@@ -59,7 +59,7 @@ def run_cells(study: StudyFile, graph: Graph, out: Path, engine: Engine) -> Sche
 
 
 @contextmanager
-def _only_one(out: Path) -> Iterator[None]:
+def only_one(out: Path) -> Iterator[None]:
     """Keep a second run out of the folder of a study."""
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock

@@ -216,7 +216,7 @@ def test_example_study_as_it_is(tmp_path: Path) -> None:
 
 
 def test_controls_and_failures_are_left_out(tmp_path: Path) -> None:
-    """A dozen controls and a failed cell with absurd numbers change nothing."""
+    """A dozen controls with absurd numbers and a failed cell without any change nothing."""
     clean = judged("C5", study(tmp_path / "a"))
 
     def polluted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +224,10 @@ def test_controls_and_failures_are_left_out(tmp_path: Path) -> None:
         absurd["control"], absurd["control_of"] = "orthogonal", absurd["tokenizer"]
         absurd["tokenizer"] += "-mixed"
         absurd["gfd_fashion_classifier"] = 1e6 * absurd["straightness"]
-        failed = rows.iloc[[0]].assign(generator_seed=9, error="diverged", gfd_fashion_classifier=1e9)
+        failed = rows.iloc[[0]].assign(generator_seed=9, error="diverged")
+        failed[[column.name for column in example_study(1).columns if column.role in ("quality", "trajectory")]] = (
+            np.nan
+        )
         return pd.concat([rows, absurd, failed], ignore_index=True)
 
     found = judged("C5", study(tmp_path / "b", polluted))
@@ -281,3 +284,10 @@ def test_left_out_r2_is_that_of_fits_without_each() -> None:
     counts = np.array([[1] * 9, [3, 0, 0, 1, 1, 1, 1, 1, 1]], dtype=float)
     expected = [1 - (c @ np.square(errors)) / (c @ np.square(means)) for c in counts]
     assert left_out_r2(counts, x, y) == pytest.approx(expected)
+
+
+def test_rows_that_lack_one_number_keep_the_others() -> None:
+    table = example_study(12)
+    table.rows["error"] = "paths of it: not done yet"
+    cells = StudyCells.of(table, "a command")
+    assert len(cells.tokenizers) == 12 and cells.cells["sit", 1.0]["gfd_fashion_classifier"].notna().all()

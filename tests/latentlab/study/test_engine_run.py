@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub.utils import WeakFileLock
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from latentlab.cli.main import app
-from latentlab.errors import UserError
 from latentlab.study.cells import Cell, Graph
 from latentlab.study.collect import collect
 from latentlab.study.engine import run_cells
@@ -210,10 +210,16 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str) -> Non
 
 
 def test_one_run_per_folder(home: None, tmp_path: Path) -> None:
-    study, graph = opened(tmp_path, tiny_study())
-    (tmp_path / "out").mkdir()
-    with WeakFileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another `latentlab study run`"):
-        run_cells(study, graph, tmp_path / "out", ForkEngine())
+    """A second one is refused, and leaves the plan of the first as it is."""
+    out, other = tmp_path / "out", tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(tiny_study()))
+    out.mkdir()
+    for name in ("plan.yaml", "graph.json"):
+        (out / name).write_text("of the first")
+    with WeakFileLock(out / ".lock"):
+        result = CliRunner().invoke(app, ["study", "run", str(other), "--out", str(out)])
+    assert result.exit_code == 2 and "another `latentlab study run`" in result.output
+    assert {(out / name).read_text() for name in ("plan.yaml", "graph.json")} == {"of the first"}
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
