@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights weights-mind weights-judge study study-mind study-generators compare-zoo claims scores cards figures bench clean
+.PHONY: demo test lint types check weights weights-mind weights-judge study study-smoke study-mind study-generators compare-zoo claims scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -31,6 +31,9 @@ weights-mind: $(READY)  ## train the embedded MIND anew, over an hour on two cor
 
 weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 5 minutes
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m latentlab.quality.fashion_classifier train
+
+study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
+	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
 study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; about 8 hours on two cores, resumed by the same command
 	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion

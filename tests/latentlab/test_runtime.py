@@ -38,14 +38,17 @@ def fill():
     torch.ones(1 << 24)  # 64 MB
 fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(6):
+for _ in range(30):
     fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def test_memory_of_freed_arrays_is_used_again() -> None:
-    """Counted in page faults: without, each of six arrays of 64 MB brings every page in anew."""
+    """Counted in page faults: without, each of thirty arrays of 64 MB brings every page in anew.
+
+    With it the heap settles after a few.
+    """
 
     def faults(kind: str) -> int:
         result = subprocess.run([sys.executable, "-c", FAULTS, kind], capture_output=True, text=True)
