@@ -66,7 +66,7 @@ figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
-	for file in viv sec lnc gmm spatial frechet ifid uniformity encoding everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in viv sec lnc gmm spatial frechet ifid uniformity encoding everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics correlation; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs
