@@ -27,11 +27,15 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+SHIPPED = ("efficientnet-lite0", "fashion-classifier")
+"""Extractors whose weights come with the package or a dependency of it."""
+
+
 def images(n: int, side: int) -> Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("name", [name for name in extractor_names() if name != "efficientnet-lite0"])
+@pytest.mark.parametrize("name", [name for name in extractor_names() if name not in SHIPPED])
 def test_absent_weights_are_told_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"not on this machine: get them from .* and put them at") as caught:
         feature_extractor(name)

@@ -60,9 +60,9 @@ def kill_worker_of(folder: Path) -> None:
             os.kill(process.ppid(), signal.SIGKILL)
 
 
-def only_a_tokenizer(folder: Path, **changes: Any) -> tuple[StudyFile, Graph]:
+def only_a_tokenizer(folder: Path, steps: int = 60, **changes: Any) -> tuple[StudyFile, Graph]:
     """Return a study cut down to a training and an encoding."""
-    longer = {**AE, "set": [*TOKENIZER, "optimiser.steps=60", "validate_every=60"]}
+    longer = {**AE, "set": [*TOKENIZER, f"optimiser.steps={steps}", f"validate_every={steps}"]}
     study, graph = opened(folder, tiny_study(tokenizers=[longer], **changes))
     cells = [cell for cell in graph.cells if cell.stage == "train_tokenizer"]
     cells += [cell for cell in graph.cells if cell.stage == "encode" and "test" in cell.title]
@@ -97,7 +97,7 @@ def test_what_the_cluster_does_not_have_is_said_at_once(engine: RayEngine) -> No
 
 def test_when_asked_to_stop_trainings_save(engine: RayEngine, tmp_path: Path) -> None:
     """The last test with the cluster: it is gone afterwards."""
-    study, graph = only_a_tokenizer(tmp_path)
+    study, graph = only_a_tokenizer(tmp_path, steps=100_000)  # it cannot be done before it is stopped
     training = graph.cells[0]
     job = Job((training,), (prepare(training, tmp_path / "out"),), study.takes(training.stage))
     engine.start(job)
