@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analyses.multiplicity import adjusted
 from latentlab.errors import UserError
 from latentlab.measurement import Direction, Interval, Measurement
 from latentlab.registry import card_of
@@ -170,8 +171,8 @@ def _differences(metric: str, column: Mapping[str, Measurement], paired: bool) -
     """Return the differences of all pairs, with p-values adjusted for their number."""
     found = [_difference(metric, pair, column, paired) for pair in combinations(column, 2)]
     tested = [d for d in found if d.p is not None]
-    adjusted = iter(holm([d.p for d in tested if d.p is not None]))
-    return [d if d.p is None else Difference(**{**asdict(d), "adjusted": next(adjusted)}) for d in found]
+    p_values = iter(adjusted([d.p for d in tested if d.p is not None]).tolist())
+    return [d if d.p is None else Difference(**{**asdict(d), "adjusted": next(p_values)}) for d in found]
 
 
 def _difference(metric: str, pair: tuple[str, str], column: Mapping[str, Measurement], paired: bool) -> Difference:
@@ -201,12 +202,3 @@ def p_value(value: float, deviation: float, units: int) -> float:
     if deviation == 0:
         return 1.0 if value == 0 else 0.0
     return float(2 * stats.t.sf(abs(value) / deviation, max(units - 1, 1)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number by Holm's step-down method, in the order given."""
-    order = np.argsort(p, kind="stable")
-    steps = np.sort(p) * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return [float(v) for v in adjusted]

@@ -68,8 +68,12 @@ class ImageSet(ABC):
         """Return the images at ``indices``, uint8 [b,3,H,W]."""
 
     def masks(self, indices: np.ndarray) -> Tensor:
-        """Return the foreground masks at ``indices``, bool [b,H,W]."""
-        raise NotImplementedError(f"{self.name} has no masks")
+        """Return the foreground masks at ``indices``, bool [b,H,W].
+
+        Raises:
+            UserError: these images have none.
+        """
+        raise UserError(f"{self.name} has no masks: open the images with masks (--masks)")
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, images) in order, ``size`` at a time; the next ones are read meanwhile."""

@@ -10,6 +10,7 @@ from latentlab.data import open_data
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import file_sha256
 from latentlab.registry import checked_parameters
+from latentlab.study.collect_columns import LATENTS, PATHS, RECONSTRUCTION, SAMPLES, SCORES, plain_name
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.config import load_config as load_tokenizer_config
 from latentlab.tokenizers.controls import CONTROLS
@@ -39,6 +40,25 @@ def check_names(study: StudyFile) -> None:
                 check_settings(generator.kind, {**generator.sample, "cfg_scale": scale})
             except UserError as error:
                 raise UserError(f"generator '{generator.label}': {error}") from error
+    _check_columns(study)
+
+
+def _check_columns(study: StudyFile) -> None:
+    """Raise `UserError` for a column that the analysis asks for and this study will not have."""
+    plan, judges = study.analysis, [plain_name(judge) for judge in study.judges]
+    known = {
+        *(f"m_{name}" for name in study.measure),
+        *(f"{name}_{judge}" for name in (*RECONSTRUCTION, *SAMPLES) for judge in judges),
+        *SCORES,
+        *LATENTS,
+        "held_out_loss",
+        *(PATHS if study.trajectories is not None else ()),
+    }
+    for name in (*plan.targets, *plan.predictors, *plan.covariates, *(one for model in plan.models for one in model)):
+        companion = name.startswith("m_") and name.partition(".")[0] in known
+        decoder = name.startswith("decoder_") and study.decoder_noise
+        if not (name in known or companion or decoder):
+            raise unknown_name("column of the analysis", name, known)
 
 
 def tokenizer_training(entry: TokenizerEntry, seed: int) -> tuple[dict[str, Any], dict[str, str]]:

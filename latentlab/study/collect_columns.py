@@ -50,10 +50,10 @@ def values_of(role: str, result: Results) -> Iterator[Value]:
         "held_out": lambda: iter([Value(_N_LATENTS, result["n"])]),
         "measure": lambda: _measured(what, result),
         "reconstruct": lambda: _reconstructed(result),
-        "reconstruction_distance": lambda: _of_judge(what, result, _RECONSTRUCTION),
+        "reconstruction_distance": lambda: _of_judge(what, result, RECONSTRUCTION),
         "decoder": lambda: _decoder(result),
-        "evaluate": lambda: _of_judge(what, result, _SAMPLES),
-        "latent_distance": lambda: _plainly(result, _LATENTS),
+        "evaluate": lambda: _of_judge(what, result, SAMPLES),
+        "latent_distance": lambda: _plainly(result, LATENTS),
         "train_generator": lambda: _loss(result),
         "trajectories": lambda: _paths(result),
         "sample": lambda: iter([Value(_N_SAMPLES, result["n"])]),
@@ -75,7 +75,7 @@ def _measured(name: str, result: Results) -> Iterator[Value]:
         yield Value(also, _number(told["value"]), _interval(told["interval"]))
 
 
-_SCORES: dict[str, tuple[str, str, Direction]] = {
+SCORES: dict[str, tuple[str, str, Direction]] = {
     "psnr": ("Peak signal-to-noise ratio of reconstructions of held-out images.", "dB", "higher"),
     "ssim": ("Structural similarity of reconstructions of held-out images.", "", "higher"),
     "st_lpips": ("Perceptual distance ST-LPIPS of reconstructions of held-out images.", "", "lower"),
@@ -86,7 +86,7 @@ _SCORES: dict[str, tuple[str, str, Direction]] = {
 
 def _reconstructed(result: Results) -> Iterator[Value]:
     for name, told in result["scores"].items():
-        meaning, unit, better = _SCORES.get(name, (f"{name} of reconstructions of held-out images.", "", "none"))
+        meaning, unit, better = SCORES.get(name, (f"{name} of reconstructions of held-out images.", "", "none"))
         yield Value(
             Column(name, "reconstruction", meaning, unit, better), _number(told["value"]), _interval(told["interval"])
         )
@@ -102,13 +102,13 @@ class _Told(NamedTuple):
 
 
 _SQUARED = "squared distance of features"
-_RECONSTRUCTION = {
+RECONSTRUCTION = {
     "rfd": _Told(
         "reconstruction", "Frechet distance of reconstructed training images to the training images, by {judge}.", "lower",
         _SQUARED,
     ),
 }  # fmt: skip
-_SAMPLES = {
+SAMPLES = {
     "gfd": _Told("quality", "Frechet distance of drawn images to the training images, by {judge}.", "lower", _SQUARED),
     "gfd_reconstructions": _Told(
         "quality", "Frechet distance of drawn images to the tokenizer's reconstructions of training images, by {judge}.", "lower",
@@ -117,7 +117,7 @@ _SAMPLES = {
     "precision": _Told("quality", "Share of drawn images among real ones, by {judge}.", "higher"),
     "recall": _Told("quality", "Share of real images among drawn ones, by {judge}.", "higher"),
 }  # fmt: skip
-_LATENTS = {
+LATENTS = {
     "fd_latents": _Told(
         "quality", "Frechet distance of drawn latents to those of training images, per channel normalised.", "lower"
     ),
@@ -183,7 +183,7 @@ def _loss(result: Results) -> Iterator[Value]:
     yield Value(column, _number(result["held_out_loss"]))
 
 
-_PATHS: dict[str, tuple[str, Direction]] = {
+PATHS: dict[str, tuple[str, Direction]] = {
     "straightness": ("Mean cosine between steps that follow each other on unguided sampling paths.", "higher"),
     "efficiency": ("Distance between the ends of unguided sampling paths, divided by their length.", "higher"),
     "length_ratio": ("Mean over time of the length of steps, in units of those of a straight path.", "lower"),
@@ -196,7 +196,7 @@ _PATHS: dict[str, tuple[str, Direction]] = {
 
 def _paths(result: Results) -> Iterator[Value]:
     for name, told in result["paths"].items():
-        meaning, better = _PATHS[name]
+        meaning, better = PATHS[name]
         yield Value(
             Column(name, "trajectory", meaning, "", better), _number(told["value"]), _interval(told["interval"])
         )

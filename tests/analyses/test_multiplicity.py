@@ -32,3 +32,8 @@ def test_missing_values_do_not_count():
 
 def test_one_value_stays():
     assert adjusted([0.3]) == pytest.approx([0.3])
+
+
+def test_holm_on_paper() -> None:
+    assert adjusted([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert adjusted([0.5, 0.9]).tolist() == [1.0, 1.0] and adjusted([]).size == 0

@@ -12,7 +12,7 @@ from scipy import stats
 from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab import ArrayLatents, Measurement, UserError
 from latentlab.analyze import Subject
-from latentlab.compare import compare, holm, p_value
+from latentlab.compare import compare, p_value
 from latentlab.compare_report import LEGEND, as_csv, print_comparison
 from latentlab.comparison_run import compare_subjects, same_images
 
@@ -65,11 +65,6 @@ def test_false_alarms_are_as_rare_as_announced() -> None:
         column = {name: [mean_of(common + rng.normal(size=100))] for name in "abcd"}
         alarms += any(d.significant for d in compare(column, paired=True).differences)
     assert alarms <= 20
-
-
-def test_holm_equals_the_definition() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_no_spread_is_certain_either_way() -> None:

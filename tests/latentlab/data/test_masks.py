@@ -142,5 +142,5 @@ def test_masks_change_the_fingerprint(images: Path, tmp_path: Path) -> None:
 def test_without_masks(images: Path) -> None:
     data = open_data(f"imagefolder:{images}")
     assert not data.has_masks
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="has no masks"):
         data.masks(np.array([0]))

@@ -80,3 +80,11 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path, changes:
     with pytest.raises(UserError) as error:
         build_graph(load_study(written(tmp_path, tiny_study(**changes))))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["gfd_typo", "m_viv", "gfd_efficientnet_lite0", "straightnes"])
+def test_columns_that_will_not_be_there_are_refused_before_anything_runs(column: str, tmp_path: Path) -> None:
+    """The tiny study measures no viv and has one judge."""
+    asked = {"targets": ["gfd_fashion_classifier"], "predictors": [column, "m_rmsc", "straightness"]}
+    with pytest.raises(UserError, match=f"unknown column of the analysis '{column}'"):
+        build_graph(load_study(written(tmp_path, tiny_study(analysis=asked))))
