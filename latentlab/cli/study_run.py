@@ -127,7 +127,7 @@ def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
     print(f"table    {out / 'results.csv'} ({len(table.rows)} rows)")
     print(f"figures  {out / 'figures'} ({len(figures)} files)")
     print(f"report   latentlab study report {out}")
-    if schedule.failed:
+    if schedule.failed or schedule.left():
         raise typer.Exit(1)
 
 

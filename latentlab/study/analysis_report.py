@@ -111,21 +111,34 @@ def _p(value: float) -> str:
 
 
 def _predictions(analysis: Record) -> Iterator[str]:
-    """Yield the best prediction of each target, setting and scheme."""
+    """Yield the best prediction of each target, setting and scheme.
 
-    def cell(record: Record) -> tuple[Any, ...]:
-        return record["target"], record["generator"], record["guidance"] or 0.0, record["scheme"]
+    Of tokenizers kept from everything that of the model which is best at the left-out ones: chosen by its own score it would be
+    too good.
+    """
+
+    def setting(record: Record) -> tuple[Any, ...]:
+        return record["target"], record["generator"], record["guidance"] or 0.0
 
     known = [one for one in analysis["prediction"] if one["r2"] is not None]
-    for (target, generator, guidance, scheme), same in groupby(sorted(known, key=cell), key=cell):
-        models = list(same)
-        best = max(models, key=lambda one: one["r2"])
-        where = f"{generator} {guidance:g}, " if generator else ""
-        where += scheme.replace("_", " ")
-        yield (
-            f"best of {len(models)} predictions of {target} ({where}): {' + '.join(best['predictors'])}, "
-            f"R^2 {best['r2']:.3f}, rmse {best['rmse']:.4g}, n {best['n']}"
-        )
+    for (target, generator, guidance), same in groupby(sorted(known, key=setting), key=setting):
+        schemes = {name: list(some) for name, some in groupby(sorted(same, key=_scheme), key=_scheme)}
+        best = {name: max(models, key=lambda one: one["r2"]) for name, models in schemes.items()}
+        judge = best.get("leave_cluster_out") or best.get("leave_one_out")
+        if "held_out" in best and judge is not None:
+            by_judge = [one for one in schemes["held_out"] if one["predictors"] == judge["predictors"]]
+            best["held_out"] = by_judge[0] if by_judge else best["held_out"]
+        for name, one in sorted(best.items(), key=lambda item: item[0] == "held_out"):
+            where = f"{generator} {guidance:g}, " if generator else ""
+            which = "the same model's" if name == "held_out" else f"best of {len(schemes[name])}"
+            yield (
+                f"{which} predictions of {target} ({where}{name.replace('_', ' ')}): {' + '.join(one['predictors'])}, "
+                f"R^2 {one['r2']:.3f}, rmse {one['rmse']:.4g}, n {one['n']}"
+            )
+
+
+def _scheme(record: Record) -> str:
+    return str(record["scheme"])
 
 
 def _noise(analysis: Record) -> Iterator[str]:

@@ -93,6 +93,8 @@ class LocalEngine:
                 raise UserError(
                     f"resources.{stage} asks for {wanted:g} {what}, this machine has {there:.3g}: change the study file"
                 )
+        if wants.gpus > 1:
+            raise UserError(f"resources.{stage} asks for {wants.gpus:g} GPUs, a local cell gets one: ask for 1")
 
     def room(self, wants: Resources) -> bool:
         """See `Engine`."""

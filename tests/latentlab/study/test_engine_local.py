@@ -110,3 +110,8 @@ def test_a_cell_does_not_outlive_whoever_started_it(tmp_path: Path) -> None:
     engine.wait()
     log = folder / "log.txt"
     wait_for(lambda: "the same command continues from there" in log.read_text())
+
+
+def test_more_than_one_gpu_for_a_cell_is_refused() -> None:
+    with pytest.raises(UserError, match="a local cell gets one"):
+        LocalEngine(2, gpus=4).check(Resources(gpus=2), "train_generator")
