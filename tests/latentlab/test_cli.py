@@ -228,7 +228,7 @@ def test_nan_latents_are_counted_and_named(features: Path) -> None:
         (["--tokenizer", "ibq", "--metrics", ","], "no measurement is named. Available: "),
         (["--tokenizer", "ibk"], "unknown tokenizer 'ibk'. Did you mean ibq"),
         (["--tokenizer", "TAEF2"], "unknown tokenizer 'TAEF2'. Did you mean taef2"),
-        (["--tokenizer", "VAVAE"], "unknown tokenizer 'VAVAE'. Did you mean va-vae"),
+        (["--tokenizer", "VAVAE"], "unknown tokenizer 'VAVAE'. Did you mean vavae or va-vae or ae?"),
         (["--tokenizer", "ibq", "--data", "ImageFolder:x"], "unknown data source 'ImageFolder'. Did you mean imagefolder?"),
         (["--tokenizer", "ibq", "--data", "FASHION:test"], "unknown data source 'FASHION'. Did you mean fashion?"),
         (["--tokenizer", "ibq", "--release", "fashion23"], "unknown release of tokenizer 'ibq' 'fashion23'. Did you mean"),
