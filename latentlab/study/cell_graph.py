@@ -10,6 +10,7 @@ from typing import Any
 from latentlab.errors import UserError
 from latentlab.files import file_sha256
 from latentlab.quality.features import feature_extractor
+from latentlab.study.cell_networks import networks_of
 from latentlab.study.cell_settings import Images, check_names, generator_training, images_of, tokenizer_training
 from latentlab.study.cells import Cell, Graph, Row
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
@@ -117,8 +118,11 @@ class _Builder:
         told = {"images": self.held_out.told, "seed": SEED}
         found = {}
         for name, parameters in self.study.measure.items():
-            asked = {**told, "measurement": name, "parameters": parameters}
+            asked = {**told, "measurement": name, "parameters": parameters, "networks": networks_of(name, parameters)}
             found[f"measure {name}"] = self.cell("measure", f"measure {name} of {who}", asked, needs, **images)
+        if self.study.map_points is not None:
+            asked = {"n": self.study.map_points, "seed": SEED}
+            found["latent_map"] = self.cell("latent_map", f"map latents of {who}", asked, {"latents": held_out})
         found["reconstruct"] = self.cell(
             "reconstruct", f"reconstruct with {who}", told, {"tokenizer": tokenizer}, **images
         )

@@ -109,12 +109,16 @@ def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> StudyTa
 
 
 def _write_floors(graph: Graph, found: _Collected) -> None:
-    """Write the distance of real images by judge, as far as it is known."""
+    """Write the distance of real images by judge, as far as it is known.
+
+    That of fewer images than are drawn is left out: the distance falls with their number, and it would be no floor.
+    """
     cells = {cell.key: cell for cell in graph.cells}
+    known = {judge: cells[key] for judge, key in graph.facts["floors"].items() if found.known[key].state == "done"}
     floors = {
-        plain_name(judge): found.result(cells[key])["value"]
-        for judge, key in graph.facts["floors"].items()
-        if found.known[key].state == "done"
+        plain_name(judge): found.result(cell)["value"]
+        for judge, cell in known.items()
+        if found.result(cell)["n"] == cell.settings["n"]
     }
     write_json(found.out / FLOORS, floors)
 
@@ -141,6 +145,7 @@ def _place(role: str, tokenizer: str, generator: str) -> tuple[str, str] | None:
     places = {
         "reconstruct": ("picture", f"{PICTURES}/{tokenizer}/reconstructions.png"),
         "sample": ("grid", f"{PICTURES}/{tokenizer}/{generator}.png"),
+        "latent_map": ("details", f"{DETAILS}/{tokenizer}/umap.json"),
         "measure": ("details", f"{DETAILS}/{tokenizer}/{what}.json"),
         "trajectories": ("details", f"{DETAILS}/{tokenizer}/{generator}/straightness.json"),
     }

@@ -9,6 +9,7 @@ tokenizers:
 - {label: kl, cluster: kl, name: kl, release: fashion32}
 - {label: ae-mixed, control: orthogonal, of: ae}
 measure: {viv: {}, lnc: {k: 5}}
+map_points: 2000
 decoder_noise: [0.1, 0.3]
 generators:
 - {label: sit, kind: sit, base: sit-fashion, set: [optimiser.steps=500], seeds: [0, 1], sample: {steps: 50}, guidance: [1.0, 1.5]}
@@ -169,6 +170,8 @@ class StudyFile(Keyed):
     tokenizers: Annotated[tuple[TokenizerEntry, ...], Field(min_length=1)]
     measure: dict[str, Parameters] = Field(default_factory=dict)
     """Measurement -> its parameters."""
+    map_points: PositiveInt | None = None
+    """Held-out latents of every tokenizer that are drawn as a map (UMAP); None draws none."""
     decoder_noise: tuple[PositiveFloat, ...] = ()
     """Sizes of noise on normalised latents under which decoders are tried; none leaves it out."""
     generators: Annotated[tuple[GeneratorEntry, ...], Field(min_length=1)]

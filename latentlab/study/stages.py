@@ -49,6 +49,7 @@ STAGES = {
     "control": Stage(f"{_HERE}.tokenizers:control", 15, sort=lambda s: s["control"]),
     "encode": Stage(f"{_HERE}.tokenizers:encode", 20, sort=lambda s: str(s["images"])),
     "measure": Stage(f"{_HERE}.latents:measure", 8, sort=lambda s: s["measurement"]),
+    "latent_map": Stage(f"{_HERE}.latents:latent_map", 20),
     "reconstruct": Stage(f"{_HERE}.decoding:reconstruct", 40),
     "reconstruct_training": Stage(f"{_HERE}.decoding:reconstruct_training", 8),
     "reconstruction_distance": Stage(f"{_HERE}.decoding:reconstruction_distance", 15, sort=lambda s: s["judge"]),

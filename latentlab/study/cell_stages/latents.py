@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from analyses.embedding import umap_points
 from latentlab.analyze import Inputs, measure_all
 from latentlab.codec import codec_of
 from latentlab.errors import UserError
@@ -37,6 +38,19 @@ def measure(cell: CellRun) -> dict[str, Any]:
     write_json(cell.folder / DETAILS, told["details"])
     kept = ("value", "interval", "companions", "n", "variant", "direction", "unit", "warnings")
     return {"refused": None, "details": DETAILS, **{key: told[key] for key in kept}}
+
+
+def latent_map(cell: CellRun) -> dict[str, Any]:
+    """Lay held-out latents out in the plane by UMAP, for a picture."""
+    latents = LatentStore(latents_of(cell))
+    points, labels = umap_points(latents, n=cell.settings["n"], seed=cell.settings["seed"])
+    told = {
+        "points": points.round(4).tolist(),
+        "labels": [0] * len(points) if labels is None else labels.tolist(),
+        "class_names": list(latents.class_names or ()),
+    }
+    write_json(cell.folder / DETAILS, told)
+    return {"details": DETAILS, "n": len(points)}
 
 
 def _inputs(cell: CellRun, name: str) -> Inputs:
