@@ -36,7 +36,7 @@ from latentlab.report_table import write_summary
 from latentlab.results import Results
 from latentlab.runtime import make_writable, progress, say
 from latentlab.store import LatentStore
-from latentlab.study.predictor_file import Predictor
+from latentlab.study.predictor.file import Predictor
 from latentlab.subset import limit_latents
 from latentlab.tokenizers.base import Tokenizer
 

@@ -84,7 +84,8 @@ def _find(path: str | Path, shipped: Mapping[str, Path], kind: str) -> Path:
     if file.parent.name == "configs" and file.stem in shipped:  # as if the shipped ones lay in the working directory
         return shipped[file.stem]
     if file.suffix or len(file.parts) > 1:
-        raise UserError(f"there is no configuration file {file}; shipped ones: {', '.join(shipped)}")
+        others = f"; shipped ones: {', '.join(shipped)}" if shipped else ""
+        raise UserError(f"there is no {kind} {file}{others}")
     if str(path) not in shipped:
         raise unknown_name(kind, str(path), shipped)
     return shipped[str(path)]

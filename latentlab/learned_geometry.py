@@ -19,7 +19,7 @@ from latentlab.geometry_report import GEOMETRY_SCHEMA_VERSION, summary_lines
 from latentlab.quality.fidelity import to_uint8
 from latentlab.results import environment
 from latentlab.runtime import make_writable, say
-from latentlab.study.training import norm_history
+from latentlab.study.training.runs import norm_history
 from latentlab.tokenizers.base import DiscreteTokenizer
 from mind.learned_geometry import LearnedGeometry, codebook_agreement, learned_geometry, nearest_codes
 from mind.network import Mind

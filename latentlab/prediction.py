@@ -9,8 +9,8 @@ from latentlab.errors import UserError
 from latentlab.files import first_difference
 from latentlab.measurement import Measurement
 from latentlab.registry import card_of, checked_parameters, find_measurement
-from latentlab.study.predictor import no_prediction, predict
-from latentlab.study.predictor_file import DataSet, Predictor, Setting, shipped_predictors
+from latentlab.study.predictor.file import DataSet, Predictor, Setting, shipped_predictors
+from latentlab.study.predictor.predict import no_prediction, predict
 
 if TYPE_CHECKING:
     from latentlab.data.base import ImageSet

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from latentlab.cli.correlate import correlate
 from latentlab.cli.main import _Commands
-from latentlab.study.analysis_plan import AnalysisPlan
+from latentlab.study.analysis.plan import AnalysisPlan
 
 PAGE = (Path(__file__).parents[1] / "docs" / "correlation.md").read_text(encoding="utf-8")
 COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    latentlab ")]
@@ -60,7 +60,7 @@ def test_the_plan_shown_is_one() -> None:
 
 
 def test_every_list_is_on_the_page(place: Path) -> None:
-    from latentlab.study.analysis import PARTS
+    from latentlab.study.analysis.analyze import PARTS
 
     assert all(f"`{part}`" in PAGE for part in PARTS)
     assert all(name in PAGE for name in ("left_out_", "agrees", "dependent"))

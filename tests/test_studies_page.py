@@ -42,7 +42,7 @@ def test_the_study_file_of_the_page_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["smoke", "fashion"])
 def test_shipped_studies_are_whole(name: str) -> None:
-    from latentlab.study.cell_graph import build_graph
+    from latentlab.study.cells.graph import build_graph
     from latentlab.study.plan_file import load_study
 
     graph = build_graph(load_study(ROOT / "studies" / "diffusability" / f"{name}.yaml"))

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
 from latentlab.claims.study_cells import StudyCells
+from latentlab.errors import UserError
 from latentlab.files import read_json_as
 from latentlab.study.table import FILE, StudyTable
 
@@ -38,8 +39,17 @@ class Evidence:
     """A folder of studies."""
 
     def __init__(self, folder: Path) -> None:
-        """Look at ``folder``; nothing is read yet."""
+        """Look at ``folder``; nothing is read yet.
+
+        Raises:
+            UserError: there is no results file anywhere in it.
+        """
         self.folder = folder
+        if not any(next(folder.rglob(name), None) for name in (FILE, "results.json")):
+            raise UserError(
+                f"{folder} holds no results of studies (no {FILE} or results.json anywhere): give the folder that holds "
+                "diffusability/, generators/, ..."
+            )
 
     def _read(self, model: type[M], path: str, command: str) -> M:
         """Return a results file below the folder.

@@ -39,9 +39,9 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         console.print(Text(f"{one.id} {one.verdict}: {one.why}"), soft_wrap=True)  # one line each, also for grep
 
 
-def write_page(verdicts: Sequence[Verdict], page: Path) -> Path:
-    """Write the page, and ``claims.json`` beside it, whose path is returned."""
-    write_text(page, "\n".join(page_lines(verdicts)) + "\n")
+def write_page(verdicts: Sequence[Verdict], page: Path, command: str = "latentlab claims") -> Path:
+    """Write the page, which names the ``command`` that made it, and ``claims.json`` beside it, whose path is returned."""
+    write_text(page, "\n".join(page_lines(verdicts, command)) + "\n")
     file = page.with_name(JSON_NAME)
     write_json(file, as_json(verdicts))
     return file
@@ -52,7 +52,7 @@ def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     return [asdict(one) for one in verdicts]
 
 
-def page_lines(verdicts: Sequence[Verdict]) -> list[str]:
+def page_lines(verdicts: Sequence[Verdict], command: str = "latentlab claims") -> list[str]:
     """Return the page in Markdown: the rule, the table, then each claim with its evidence and the command."""
     head = ("", "claim", "verdict", "n", "effect", "value [95 %]")
     lines = [
@@ -63,7 +63,7 @@ def page_lines(verdicts: Sequence[Verdict]) -> list[str]:
         f"{_count(verdicts)}. Made by",
         "",
     ]
-    lines += ["    latentlab claims", "", markdown_row(head), markdown_row(["---"] * len(head))]
+    lines += [f"    {command}", "", markdown_row(head), markdown_row(["---"] * len(head))]
     lines += [
         markdown_row((f"[{v.id}](#{v.id.lower()})", v.claim, f"**{v.verdict}**", _n(v), v.effect or "-", _value(v)))
         for v in verdicts

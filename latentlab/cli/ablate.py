@@ -54,8 +54,8 @@ def ablate(
 
     from latentlab.encoding import slug
     from latentlab.runtime import choose_device, prepare_threads
-    from latentlab.study.ablation import plan_ablation, run_ablation
-    from latentlab.study.ablation_report import failures, print_ablation
+    from latentlab.study.training.ablation import plan_ablation, run_ablation
+    from latentlab.study.training.ablation_report import failures, print_ablation
     from mind.ablation import load_grid
 
     grid = load_grid(name, overrides or [])

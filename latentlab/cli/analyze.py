@@ -98,7 +98,7 @@ def analyze(
     from latentlab.encoding import open_tokenizer, slug
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, make_writable, prepare_threads
-    from latentlab.study.predictor_file import read_predictor
+    from latentlab.study.predictor.file import read_predictor
 
     names = chosen_names(metrics)
     chosen_metrics(names)

@@ -1,5 +1,6 @@
 """``latentlab claims``: what the committed results say about each published claim."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,13 @@ import typer
 from latentlab.cli.options import AsJson
 from latentlab.errors import UserError
 
+_STUDIES = Path("studies")
+
 
 def claims(
     studies: Annotated[
         Path, typer.Argument(metavar="STUDIES_DIR", help="Folder of studies, or of one study of tokenizers.")
-    ] = Path("studies"),
+    ] = _STUDIES,
     only: Annotated[
         str | None, typer.Option("--only", metavar="C2,C9", help="Judge these; nothing is written without --out.")
     ] = None,
@@ -50,4 +53,13 @@ def claims(
     page = out or (studies / "CLAIMS.md" if only is None else None)
     if page is not None:
         news = sys.stderr if json else sys.stdout
-        print(f"page     {page}\nclaims   {write_page(verdicts, page)}", file=news)
+        written = write_page(verdicts, page, _command(studies, only))
+        print(f"page     {page}\nclaims   {written}", file=news)
+
+
+def _command(studies: Path, only: str | None) -> str:
+    """Return the command that judges the same claims by the same results."""
+    words = ["latentlab", "claims"]
+    words += [str(studies)] if studies != _STUDIES else []
+    words += ["--only", only] if only else []
+    return shlex.join(words)

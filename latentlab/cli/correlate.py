@@ -10,7 +10,7 @@ from latentlab.cli.options import AsJson, Seed, at_least, check_folder
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
-    from latentlab.study.analysis_plan import AnalysisPlan
+    from latentlab.study.analysis.plan import AnalysisPlan
     from latentlab.study.table import StudyTable
 
 _PLAN_FILE = "plan.yaml"
@@ -80,8 +80,8 @@ def correlate(
     if method != "all" and method not in _METHODS:
         raise UserError(f"--method must be {', '.join(_METHODS)} or all, got '{method}'")
 
-    from latentlab.study.analysis import FILE, analyse, write_analysis
-    from latentlab.study.analysis_report import CSV_FILE, print_analysis, write_csv
+    from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
+    from latentlab.study.analysis.report import CSV_FILE, print_analysis, write_csv
 
     options = {
         "targets": _names(target), "predictors": _names(predictors), "covariates": _names(given), "held_out": _names(held_out),
@@ -114,8 +114,8 @@ def _open(
     Raises:
         UserError: a table that cannot be read, or options that do not go with it.
     """
-    from latentlab.study.analysis_csv import is_study, read_any
-    from latentlab.study.analysis_plan import AnalysisPlan
+    from latentlab.study.analysis.brought_csv import is_study, read_any
+    from latentlab.study.analysis.plan import AnalysisPlan
     from latentlab.study.table import StudyTable
 
     if is_study(path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentlab.cli import study_run
+from latentlab.cli import study_predictor, study_run
 from latentlab.cli.options import AsJson, Device, at_least, check_folder
 from latentlab.cli.study_results import report_study
 
@@ -61,8 +61,8 @@ def generators(
 
     from latentlab.encoding import slug
     from latentlab.runtime import choose_device, prepare_threads
-    from latentlab.study.generators import plan_comparison, run_comparison
-    from latentlab.study.generators_report import failures, print_comparison
+    from latentlab.study.training.generators import plan_comparison, run_comparison
+    from latentlab.study.training.generators_report import failures, print_comparison
     from mind.comparison import load_comparison
 
     comparison = load_comparison(config, overrides or [])
@@ -79,3 +79,4 @@ app.command()(study_run.status)
 app.command()(study_run.table)
 app.command()(study_run.plot)
 app.command()(study_run.report)
+app.command()(study_predictor.predictor)

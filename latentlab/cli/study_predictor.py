@@ -11,7 +11,7 @@ from latentlab.cli.options import at_least, chosen_names
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
-    from latentlab.study.predictor_file import Predictor
+    from latentlab.study.predictor.file import Predictor
 
 _PLAN = "plan.yaml"
 
@@ -48,9 +48,9 @@ def predictor(
     from latentlab.data import open_data
     from latentlab.files import file_sha256
     from latentlab.prediction import settings_of
-    from latentlab.study.predict_rows import measured_names
-    from latentlab.study.predictor_file import DataSet, write_predictor
-    from latentlab.study.predictor_fit import fit_predictor
+    from latentlab.study.predictor.file import DataSet, write_predictor
+    from latentlab.study.predictor.fit import fit_predictor
+    from latentlab.study.predictor.rows import measured_names
     from latentlab.study.table import FILE, StudyTable
 
     study = StudyTable.read(results)

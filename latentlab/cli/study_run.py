@@ -10,9 +10,9 @@ from latentlab.cli.options import AsJson, at_least, check_folder
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
-    from latentlab.study.cells import Graph
-    from latentlab.study.engine_local import Engine
-    from latentlab.study.engine_schedule import Schedule
+    from latentlab.study.cells.cell import Graph
+    from latentlab.study.engine.local import Engine
+    from latentlab.study.engine.schedule import Schedule
     from latentlab.study.plan_file import StudyFile
 
 _RUNS = Path("runs")
@@ -60,16 +60,21 @@ def run(
         raise UserError("--ray-address goes with --engine ray")
 
     from latentlab.encoding import slug
-    from latentlab.study.cell_graph import build_graph
-    from latentlab.study.engine import only_one, planned, run_cells
-    from latentlab.study.engine_report import print_plan
+    from latentlab.study.cells.graph import build_graph
+    from latentlab.study.engine.report import print_plan
+    from latentlab.study.engine.run import check_resources, only_one, planned, run_cells
     from latentlab.study.plan_file import load_study
 
     study = load_study(file, overrides or [])
     graph = build_graph(study)
     place = out or _RUNS / f"study-{slug(file.stem)}"
     if dry_run:
-        print_plan(planned(graph, place), _workers(workers))
+        schedule, chosen = planned(graph, place), _engine(engine, study, workers, ray_address)
+        try:
+            check_resources(study, schedule, chosen)
+            print_plan(schedule, int(chosen.workers))
+        finally:
+            chosen.stop()
         return
     with only_one(place):  # from the plan to the figures: a second run must not change what this one stands on
         _write_plan(study, graph, place)
@@ -86,10 +91,10 @@ def _workers(asked: int | None) -> int:
 def _engine(name: str, study: "StudyFile", workers: int | None, address: str | None) -> "Engine":
     """Return where cells run."""
     if name == "ray":
-        from latentlab.study.engine_ray import RayEngine
+        from latentlab.study.engine.cluster import RayEngine
 
         return RayEngine(address, workers)
-    from latentlab.study.engine_local import LocalEngine
+    from latentlab.study.engine.local import LocalEngine
 
     gpus = 0
     if any(one.gpus for one in study.resources.values()):
@@ -112,10 +117,10 @@ def _write_plan(study: "StudyFile", graph: "Graph", out: Path) -> None:
 
 def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
     """Write the table and what follows from it; leave with 1 when cells failed."""
-    from latentlab.study.analysis import FILE, analyse, write_analysis
+    from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
     from latentlab.study.collect import collect
-    from latentlab.study.engine_report import print_failures
-    from latentlab.study.plots import draw_study
+    from latentlab.study.engine.report import print_failures
+    from latentlab.study.plots.draw import draw_study
 
     table = collect(out)
     try:
@@ -133,7 +138,7 @@ def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
 
 def status(folder: Folder, json: AsJson = False) -> None:
     """Say how far a study is: cells by stage, what runs, what failed and why."""
-    from latentlab.study.engine_report import print_status, status_of
+    from latentlab.study.engine.report import print_status, status_of
 
     found = status_of(folder)
     if json:
@@ -155,9 +160,11 @@ def table(folder: Folder) -> None:
 
 def plot(folder: Folder) -> None:
     """Draw every figure that the results of a study allow."""
-    from latentlab.study.plots import draw_study
+    from latentlab.study.plots.draw import draw_study, left_out
 
     files = draw_study(folder)
+    for name, reason in left_out(folder).items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
     print(f"figures  {folder / 'figures'} ({len(files)} files)")
 
 

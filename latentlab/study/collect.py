@@ -10,10 +10,10 @@ import pandas as pd
 
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, read_json, write_json
-from latentlab.study.cell import DONE
-from latentlab.study.cells import Cell, Graph, Row
+from latentlab.study.cells.cell import Cell, Graph, Row
+from latentlab.study.cells.process import DONE
+from latentlab.study.cells.state import CellState, result_of, states
 from latentlab.study.collect_columns import IDENTITY, plain_name, values_of
-from latentlab.study.state import CellState, result_of, states
 from latentlab.study.table import Column, StudyTable
 
 _MINUTES = Column(
@@ -124,7 +124,10 @@ def _write_floors(graph: Graph, found: _Collected) -> None:
 
 
 def _copy_files(graph: Graph, found: _Collected) -> None:
-    """Copy pictures, and details of measurements, of the first row of every tokenizer and of each of its generators."""
+    """Copy pictures, and details of measurements, of the first row of every tokenizer and of each of its generators.
+
+    Those of an earlier plan, or of settings that have changed since, are removed.
+    """
     seen: set[tuple[str, str]] = set()
     for row in graph.rows:
         tokenizer, generator = str(row.identity["tokenizer"]), str(row.identity["generator"])
@@ -137,6 +140,11 @@ def _copy_files(graph: Graph, found: _Collected) -> None:
             if told is not None:
                 seen.add((tokenizer, place))
                 _copy(cell.folder(found.out) / told, found.out / place)
+    kept = {found.out / place for _, place in seen}
+    for folder in (PICTURES, DETAILS):
+        for file in (found.out / folder).rglob("*"):
+            if file.is_file() and file not in kept:
+                file.unlink()
 
 
 def _place(role: str, tokenizer: str, generator: str) -> tuple[str, str] | None:

@@ -37,8 +37,8 @@ from pydantic import (
 
 from latentlab.configuration import Strict, read_config
 from latentlab.errors import unknown_name
-from latentlab.study.analysis_plan import AnalysisPlan
-from latentlab.study.stages import STAGES
+from latentlab.study.analysis.plan import AnalysisPlan
+from latentlab.study.stages.known import STAGES
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=60)]
 """A name in tables and of folders."""

@@ -134,7 +134,10 @@ def read_csv(file: Path) -> pd.DataFrame:
     Raises:
         UserError: no such file, or not a table with a header and rows.
     """
+    if not file.is_file():
+        raise UserError(f"there is no table {file}: give a CSV file, or a folder that `latentlab study` has written")
     try:
+        _check_header(file)
         rows = pd.read_csv(file)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{file} is not a readable CSV table: {' '.join(str(error).split())}") from error
@@ -143,6 +146,14 @@ def read_csv(file: Path) -> pd.DataFrame:
     for name in set(_MAYBE_EMPTY) & set(rows):
         rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
     return rows
+
+
+def _check_header(file: Path) -> None:
+    """Raise `UserError` for a column that is there twice: pandas would rename the second one silently."""
+    header = pd.read_csv(file, header=None, nrows=1, dtype=str).iloc[0]
+    twice = header[header.duplicated() & header.notna()]
+    if len(twice):
+        raise UserError(f"{file} has the column {twice.iloc[0]} twice: rename or remove one")
 
 
 def _read_columns(file: Path) -> tuple[Column, ...]:

@@ -414,7 +414,7 @@ def test_train_writes_weights_that_load() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "no such.yaml"], "there is no configuration file no such.yaml"),
+        (["--config", "no such.yaml"], "there is no tokenizer configuration no such.yaml"),
         (["--config", "ibk"], "unknown tokenizer configuration 'ibk'. Did you mean ibq"),
         (["--config", "ae", "--set", "optimiser.stepz=2"], "stepz"),
         (["--config", "ae", "--set", "nonsense"], "--set expects KEY=VALUE"),

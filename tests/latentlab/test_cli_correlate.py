@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from latentlab.cli.correlate import correlate
 from latentlab.cli.main import _Commands
-from latentlab.study.analysis_csv import read_any
+from latentlab.study.analysis.brought_csv import read_any
 from latentlab.study.table import StudyTable
 
 from .study.example_study import example_study

@@ -68,7 +68,7 @@ def test_bad_overrides_are_named(folder: Path, override: str, message: str) -> N
 def test_bad_files_are_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"unknown test configuration 'smal'. Did you mean small\?"):
         read(folder, "smal")
-    with pytest.raises(UserError, match=r"no configuration file .*absent.yaml; shipped ones: small, wide-b"):
+    with pytest.raises(UserError, match=r"there is no test configuration .*absent.yaml; shipped ones: small, wide-b"):
         read(folder, folder / "absent.yaml")
     for name, content, message in [
         ("list.yaml", b"- 1", "must hold a table of settings, got list"),

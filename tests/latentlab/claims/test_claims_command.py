@@ -53,6 +53,19 @@ def test_prints_and_writes_the_same_bytes_again(tmp_path: Path) -> None:
     assert ninth["verdict"] == "confirmed" and ninth["n"] == 3 and ninth["low"] < ninth["value"] < ninth["high"] < 1
 
 
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "diffusability").mkdir()
+    result = run(tmp_path)
+    assert result.exit_code != 0 and "holds no results of studies" in str(result.exception)
+    assert not (tmp_path / "CLAIMS.md").exists()
+
+
+def test_the_page_names_the_command_that_makes_it_again(tmp_path: Path) -> None:
+    folder = confirmed(tmp_path / "my studies")
+    assert run(folder).exit_code == 0
+    assert f"\n    latentlab claims '{folder}'\n" in (folder / "CLAIMS.md").read_text()
+
+
 def test_page_has_a_row_and_a_section_per_claim(tmp_path: Path) -> None:
     lines = page_lines([claim.verdict(Evidence(confirmed(tmp_path))) for claim in CLAIMS.values()])
     assert [line for line in lines if line.startswith("## ")] == [f"## {name}" for name in CLAIMS]

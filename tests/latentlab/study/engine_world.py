@@ -1,7 +1,7 @@
 """A study of real parts as small as they get, and an engine whose processes start at once.
 
 A cell's own process spends seconds on importing torch. Here a server that has imported everything is forked instead; what runs in
-the fork is what `python -m latentlab.study.cell` runs.
+the fork is what `python -m latentlab.study.cells.process` runs.
 """
 
 import multiprocessing
@@ -14,19 +14,19 @@ from typing import Any
 import yaml
 
 from latentlab.checkpoints import list_checkpoints
-from latentlab.study.cell_graph import build_graph
-from latentlab.study.cells import Graph
-from latentlab.study.engine import run_cells
-from latentlab.study.engine_local import Ended, Job
-from latentlab.study.engine_schedule import Schedule
+from latentlab.study.cells.cell import Graph
+from latentlab.study.cells.graph import build_graph
+from latentlab.study.cells.state import prepare
+from latentlab.study.engine.local import Ended, Job
+from latentlab.study.engine.run import run_cells
+from latentlab.study.engine.schedule import Schedule
 from latentlab.study.plan_file import Resources, StudyFile, load_study
-from latentlab.study.state import prepare
 
-_STAGES = "latentlab.study.cell_stages"
+_STAGES = "latentlab.study.stages"
 _PRELOADED = [f"{_STAGES}.{name}" for name in ("tokenizers", "latents", "decoding", "generators", "samples")]
 _PROGRAM = """
 import os, signal
-from latentlab.study.cell import main
+from latentlab.study.cells.process import main
 os.environ.update({environment!r})  # the server has that of the moment when it was started
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, signal.SIG_DFL)
@@ -146,7 +146,7 @@ class ForkEngine:
 
 
 def fork(arguments: list[str]) -> Any:
-    """Start what ``python -m latentlab.study.cell`` does with these arguments."""
+    """Start what ``python -m latentlab.study.cells.process`` does with these arguments."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     process = context.Process(target=exec, args=(_PROGRAM.format(arguments=arguments, environment=dict(os.environ)),))

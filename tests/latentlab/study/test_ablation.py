@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.quality.generation import GenerationDistance, generation_distance
-from latentlab.study import ablation as ablation_module
-from latentlab.study import training as study_training
-from latentlab.study.ablation import plan_ablation, run_ablation
-from latentlab.study.ablation_report import print_ablation
-from latentlab.study.training import Training, final_losses
+from latentlab.study.training import ablation as ablation_module
+from latentlab.study.training import runs as study_training
+from latentlab.study.training.ablation import plan_ablation, run_ablation
+from latentlab.study.training.ablation_report import print_ablation
+from latentlab.study.training.runs import Training, final_losses
 from mind.ablation import Grid
 from mind.mind_recipe import train_mind as train
 
@@ -231,7 +231,7 @@ def test_mistakes_before_anything_is_trained(small_world: Path) -> None:
     base = small_world / "base.yaml"
     with pytest.raises(UserError, match="seeds must be at least 1, got 0"):
         plan_ablation(grid(base), small_world / "x", seeds=0)
-    with pytest.raises(UserError, match=r"no configuration file absent\.yaml"):
+    with pytest.raises(UserError, match=r"there is no .*configuration absent\.yaml"):
         plan_ablation(grid(Path("absent.yaml")), small_world / "x")
     with pytest.raises(UserError, match=r"absent\.safetensors does not exist"):
         plan_ablation(grid(base, base=None, weights="absent.safetensors", rows=[{"label": "a"}]), small_world / "x")

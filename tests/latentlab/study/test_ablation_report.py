@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from latentlab.study.ablation_report import (
+from latentlab.study.training.ablation_report import (
     columns,
     csv_text,
     distance_name,

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from latentlab.errors import UserError
-from latentlab.study.analysis import FILE, analyse, write_analysis
-from latentlab.study.analysis_plan import AnalysisPlan, Dependence
+from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
+from latentlab.study.analysis.plan import AnalysisPlan, Dependence
 from latentlab.study.table import StudyTable
 
 from .example_study import example_study

@@ -11,9 +11,9 @@ from latentlab import TokenizerSpec
 from latentlab.files import read_json, write_json
 from latentlab.quality.features import feature_extractor
 from latentlab.store import StoreWriter
-from latentlab.study.cell import RESULT, CellRun, Finished
-from latentlab.study.cell_networks import networks_of
-from latentlab.study.cell_stages.latents import latent_map
+from latentlab.study.cells.networks import networks_of
+from latentlab.study.cells.process import RESULT, CellRun, Finished
+from latentlab.study.stages.latents import latent_map
 
 LATENTS = torch.randn(40, 4, 2, 2, generator=torch.Generator().manual_seed(0))
 

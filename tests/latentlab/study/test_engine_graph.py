@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from latentlab.study.cells import Cell, Graph
+from latentlab.study.cells.cell import Cell, Graph
 from latentlab.tokenizers.zoo import embedded_path
 
 from .engine_world import opened, tiny_study

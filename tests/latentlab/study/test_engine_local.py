@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study import engine_local
-from latentlab.study.engine_local import Job, LocalEngine, visible_gpu
-from latentlab.study.engine_process import start_process, stop_processes
+from latentlab.study.engine import local as engine_local
+from latentlab.study.engine.local import Job, LocalEngine, visible_gpu
+from latentlab.study.engine.processes import start_process, stop_processes
 from latentlab.study.plan_file import Resources
 
 from .engine_world import checkpoints, training, wait_for
@@ -102,7 +102,7 @@ def test_a_process_has_its_threads_and_says_why_it_fails(tmp_path: Path) -> None
 def test_a_cell_does_not_outlive_whoever_started_it(tmp_path: Path) -> None:
     """Kill -9 of the engine: the training saves a checkpoint and ends."""
     folder = training(tmp_path, steps=2000)
-    start = "from latentlab.study.engine_process import start_process; from pathlib import Path; "
+    start = "from latentlab.study.engine.processes import start_process; from pathlib import Path; "
     start += f"start_process([Path({str(folder)!r})], 'cpu', 1).wait()"
     engine = subprocess.Popen([sys.executable, "-c", start])
     wait_for(lambda: checkpoints(folder))

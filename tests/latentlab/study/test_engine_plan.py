@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study.cell_graph import build_graph
+from latentlab.study.cells.graph import build_graph
 from latentlab.study.plan_file import Resources, load_study
 
 from .engine_world import tiny_study, written

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study.cells import Graph
-from latentlab.study.engine import run_cells
-from latentlab.study.engine_local import Job
-from latentlab.study.engine_ray import RayEngine
+from latentlab.study.cells.cell import Graph
+from latentlab.study.cells.state import prepare
+from latentlab.study.engine.cluster import RayEngine
+from latentlab.study.engine.local import Job
+from latentlab.study.engine.run import run_cells
 from latentlab.study.plan_file import Resources, StudyFile
-from latentlab.study.state import prepare
 
 from .engine_world import TOKENIZER, checkpoints, opened, tiny_study, wait_for
 
@@ -88,10 +88,18 @@ def test_a_cell_that_always_loses_its_worker_is_given_up(engine: RayEngine, tmp_
 
 def test_what_the_cluster_does_not_have_is_said_at_once(engine: RayEngine) -> None:
     engine.check(Resources(cpus=2), "sample")
-    with pytest.raises(UserError, match=r"resources.sample asks for 3 CPU, the cluster has 2"):
+    with pytest.raises(
+        UserError, match=r"resources.sample asks for 3 CPU, which no machine of the cluster has \(2 CPU\)"
+    ):
         engine.check(Resources(cpus=3), "sample")
-    with pytest.raises(UserError, match=r"asks for 0.5 GPU, the cluster has 0"):
+    with pytest.raises(
+        UserError, match=r"asks for 1 CPU and 0.5 GPU, which no machine of the cluster has \(2 CPU, 0 GPU\)"
+    ):
         engine.check(Resources(gpus=0.5), "train_generator")
+    with pytest.raises(
+        UserError, match=r"asks for 1 CPU and 1e\+06 GiB of memory, which no machine of the cluster has"
+    ):
+        engine.check(Resources(memory=1e6), "sample")
     assert engine.room(Resources(cpus=2)) and not engine.room(Resources(cpus=3))
 
 

@@ -4,10 +4,15 @@ import json
 import math
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import psutil
 import pytest
 import yaml
 from huggingface_hub.utils import WeakFileLock
@@ -16,12 +21,17 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from latentlab.cli.main import app
-from latentlab.study.cells import Cell, Graph
+from latentlab.study.cells.cell import Cell, Graph
+from latentlab.study.cells.graph import build_graph
+from latentlab.study.cells.process import INTERRUPTED
+from latentlab.study.cells.state import prepare, result_of, states
 from latentlab.study.collect import collect
-from latentlab.study.engine import run_cells
-from latentlab.study.engine_report import status_of
-from latentlab.study.engine_schedule import Schedule
-from latentlab.study.state import result_of
+from latentlab.study.engine.board import Board
+from latentlab.study.engine.local import Ended, Job
+from latentlab.study.engine.report import status_of
+from latentlab.study.engine.run import _Run, planned, run_cells
+from latentlab.study.engine.schedule import Schedule
+from latentlab.study.plan_file import load_study
 from latentlab.study.table import StudyTable
 
 from .engine_world import (
@@ -198,7 +208,7 @@ def test_folders_that_hold_no_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.yaml"], "there is no configuration file nowhere.yaml"),
+        (["nowhere.yaml"], "there is no study file nowhere.yaml"),
         (["x.yaml", "--engine", "slurm"], "--engine must be local or ray, got 'slurm'"),
         (["x.yaml", "--ray-address", "auto"], "--ray-address goes with --engine ray"),
         (["x.yaml", "--workers", "0"], "--workers must be at least 1"),
@@ -297,3 +307,82 @@ def test_a_study_that_was_cut_off_between_cells_continues(finished: tuple[Path, 
     same = collect(out).rows.set_index("guidance")["gfd_fashion_classifier"]
     whole = collect(finished[0]).rows.query("tokenizer == 'ae'").set_index("guidance")["gfd_fashion_classifier"]
     assert same.to_dict() == whole.to_dict()
+
+
+def test_the_command_killed_in_the_middle_ends_as_if_it_had_not_been(
+    finished: tuple[Path, Schedule], tmp_path: Path
+) -> None:
+    """The whole command, and the processes that it had started: they stop without it."""
+    file = written(tmp_path, tiny_study(tokenizers=[AE], trajectories=None, decoder_noise=[], measure={}))
+    command = [
+        sys.executable,
+        "-m",
+        "latentlab",
+        "study",
+        "run",
+        str(file),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "2",
+    ]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list((tmp_path / "out" / "cells").glob("train_tokenizer/*/run/checkpoints/step_*")))
+    own = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.wait()
+    psutil.wait_procs(own, timeout=60)
+    assert own and not any(process.is_running() for process in own)
+    assert "running" not in {state.state for state in states(Graph.read(tmp_path / "out"), tmp_path / "out").values()}
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    same, whole = (collect(out).rows.query("tokenizer == 'ae'") for out in (tmp_path / "out", finished[0]))
+    shared = [name for name in same if name not in ("minutes", "minutes_low")]
+    pd.testing.assert_frame_equal(same[shared], whole[shared])
+
+
+def test_a_number_of_a_process_that_another_one_has_now(home: None, tmp_path: Path) -> None:
+    """A cell whose process is gone does not run because a later process got its number."""
+    folder = training(tmp_path)
+    graph = Graph.read(_planned(tmp_path))
+    cell = next(cell for cell in graph.cells if cell.stage == "train_tokenizer")
+    attempt = {"host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time() - 60}
+    for began, state in ((attempt["began"], "waiting"), (attempt["began"] + 61, "running")):
+        (folder / "attempts.json").write_text(json.dumps([{**attempt, "began": began}]))
+        assert states(graph, tmp_path / "out")[cell.key].state == state
+
+
+def _planned(folder: Path) -> Path:
+    """Write the graph of the study that `training` has opened in a folder; return the study's folder."""
+    study = load_study(folder / "study.yaml")
+    build_graph(study).write(folder / "out")
+    return folder / "out"
+
+
+def test_what_is_stopped_costs_no_try_of_those_behind_it(tmp_path: Path) -> None:
+    """A process that was stopped in its first cell has not come to the second one."""
+    study, graph = opened(tmp_path, tiny_study(tokenizers=[AE], measure={"rmsc": {}, "codebook": {}}, retries=0))
+    schedule = planned(graph, tmp_path / "out")
+    run = _Run(study, tmp_path / "out", ForkEngine(), schedule, Board(schedule, ForkEngine()))
+    cells = tuple(cell for cell in graph.cells if cell.stage == "measure")
+    job = Job(cells, tuple(prepare(cell, tmp_path / "out") for cell in cells), study.takes("measure"))
+    run._settle(Ended(job, INTERRUPTED))
+    assert list(schedule.failed) == [cells[0].key]
+
+
+def test_files_of_an_earlier_plan_are_removed(finished: tuple[Path, Schedule], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _copy_cells(finished[0], out)
+    opened(tmp_path, tiny_study())[1].write(out)
+    collect(out)
+    assert (out / "pictures" / "mixed" / "sit.png").is_file() and (out / "details" / "mixed" / "rmsc.json").is_file()
+    opened(tmp_path, tiny_study(tokenizers=[AE], measure={}))[1].write(out)
+    collect(out)
+    left = {str(file.relative_to(out)) for name in ("pictures", "details") for file in (out / name).rglob("*.*")}
+    assert left == {"pictures/ae/reconstructions.png", "pictures/ae/sit.png", "details/ae/sit/straightness.json"}
+
+
+def test_a_dry_run_refuses_what_this_machine_cannot_do(tmp_path: Path) -> None:
+    file = written(tmp_path, tiny_study(resources={"sample": {"memory": 1e6}}))
+    result = CliRunner().invoke(app, ["study", "run", str(file), "--out", str(tmp_path / "out"), "--dry-run"])
+    assert result.exit_code == 2 and "resources.sample asks for 1e+06 GiB of memory" in result.output

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from latentlab.study.cells import Cell, Graph
-from latentlab.study.engine_estimate import Durations, in_words
-from latentlab.study.engine_schedule import Schedule
+from latentlab.study.cells.cell import Cell, Graph
+from latentlab.study.engine.estimate import Durations, in_words
+from latentlab.study.engine.schedule import Schedule
 
 SECONDS = {"train_tokenizer": 100, "encode": 10, "train_generator": 50, "measure": 5}
 

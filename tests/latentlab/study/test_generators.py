@@ -17,12 +17,11 @@ from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.pixels import as_pixels
 from latentlab.quality.image_sets import EvaluationSet
-from latentlab.study import generators as study
-from latentlab.study import scoring
-from latentlab.study import training as study_training
-from latentlab.study.generators_report import quality
-from latentlab.study.scoring import Judge
-from latentlab.study.training import Training
+from latentlab.study.training import generators as study
+from latentlab.study.training import runs as study_training
+from latentlab.study.training.generators_report import quality
+from latentlab.study.training.runs import Training, scoring
+from latentlab.study.training.scoring import Judge
 from mind.comparison import Comparison, load_comparison
 from mind.kinds import open_recipe, read_run
 from mind.training import kept_weights, train

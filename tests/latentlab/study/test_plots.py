@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from latentlab.errors import UserError
-from latentlab.study.plots import _plans, draw_study, left_out
-from latentlab.study.plots_inputs import StudyFolder
+from latentlab.study.plots.draw import _plans, draw_study, left_out
+from latentlab.study.plots.inputs import StudyFolder
 from latentlab.study.table import StudyTable
 
 from ...figures.rich_study import TARGET, rich_study, write_study

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study.predict_interval import jackknife_plus
-from latentlab.study.predict_ridge import fit_ridge
-from latentlab.study.predictor import Prediction, predict
-from latentlab.study.predictor_file import DataSet, Predictor, Setting, read_predictor, write_predictor
-from latentlab.study.predictor_fit import fit_predictor
+from latentlab.study.predictor.file import DataSet, Predictor, Setting, read_predictor, write_predictor
+from latentlab.study.predictor.fit import fit_predictor
+from latentlab.study.predictor.interval import jackknife_plus
+from latentlab.study.predictor.predict import Prediction, predict
+from latentlab.study.predictor.ridge import fit_ridge
 from latentlab.study.table import Column, StudyTable
 
 from .example_study import COLUMNS, example_study
@@ -254,8 +254,8 @@ def test_written_and_read_again(predictor, tmp_path):
 def test_read_without_torch_or_pandas(predictor, tmp_path):
     write_predictor(predictor, tmp_path / "p.json")
     code = (
-        "import sys; from pathlib import Path; from latentlab.study.predictor import predict;"
-        "from latentlab.study.predictor_file import read_predictor;"
+        "import sys; from pathlib import Path; from latentlab.study.predictor.predict import predict;"
+        "from latentlab.study.predictor.file import read_predictor;"
         f"print(predict(read_predictor(Path({str(tmp_path / 'p.json')!r})), {MIDDLE}).value);"
         "assert not {'torch', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)"
     )

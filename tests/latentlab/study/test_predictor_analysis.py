@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from latentlab import UserError, analysis_figures, open_data
 from latentlab.analyze import analyze, subject_of_folder, subject_of_tokenizer
-from latentlab.cli import study_predictor
 from latentlab.cli.main import app
 from latentlab.encoding import open_tokenizer
 from latentlab.prediction import settings_of, told_prediction
 from latentlab.report_table import print_results, write_summary
 from latentlab.results import Results
-from latentlab.study import predictor_file
-from latentlab.study.predictor_file import Predictor, read_predictor, write_predictor
+from latentlab.study.predictor import file as predictor_file
+from latentlab.study.predictor.file import Predictor, read_predictor, write_predictor
 from latentlab.study.table import Column, StudyTable
 
 from .example_study import COLUMNS, example_study
@@ -74,9 +72,7 @@ judges: [fashion-classifier]
 
 
 def fit(*arguments: object) -> Result:
-    command = typer.Typer()
-    command.command()(study_predictor.predictor)
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, ["study", "predictor", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from latentlab.study.predict_domain import fit_domain, limit_of
-from latentlab.study.predict_interval import fewest_points, jackknife_plus
-from latentlab.study.predict_ridge import fit_ridge, left_out_errors, ridge, standards
+from latentlab.study.predictor.domain import fit_domain, limit_of
+from latentlab.study.predictor.interval import fewest_points, jackknife_plus
+from latentlab.study.predictor.ridge import fit_ridge, left_out_errors, ridge, standards
 
 PENALTIES = np.array([0.01, 1.0, 30.0, 1e4])
 

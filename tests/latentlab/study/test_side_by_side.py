@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from latentlab.study.side_by_side import Outcome, run_side_by_side
+from latentlab.study.training.side_by_side import Outcome, run_side_by_side
 
 SQUARE = partial(pow, 3, 2)
 FAILING = partial(exec, "raise ValueError('two\\nlines')")
@@ -27,7 +27,7 @@ def test_outcomes_keep_the_order_and_failures_cost_no_other(jobs: int) -> None:
 
 
 def test_processes_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentlab.study.side_by_side.usable_cpus", lambda: 6)
+    monkeypatch.setattr("latentlab.study.training.side_by_side.usable_cpus", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     outcomes = run_side_by_side([THREADS, THREADS], 2, "tasks")
     assert [outcome.value for outcome in outcomes] == ["3", "3"]

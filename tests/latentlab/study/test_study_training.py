@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study import training as study_training
-from latentlab.study.ablation import plan_training
-from latentlab.study.training import Training, final_losses, norm_history, train_all
+from latentlab.study.training import runs as study_training
+from latentlab.study.training.ablation import plan_training
+from latentlab.study.training.runs import Training, final_losses, norm_history, train_all
 from mind.ablation import Grid, Row
 
 WEIGHTS = "mind_ema.safetensors"

@@ -50,6 +50,17 @@ def test_what_is_no_table_is_refused(tmp_path, content):
         read_csv(tmp_path / FILE)
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "results.csv").write_text("name,viv,viv\na,1,2\n")
+    with pytest.raises(UserError, match=r"results.csv has the column viv twice"):
+        read_csv(tmp_path / "results.csv")
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"there is no table .*results.csv"):
+        StudyTable.read(tmp_path)
+
+
 def test_a_table_of_something_else_is_refused(tmp_path):
     example_study(tokenizers=3).write(tmp_path)
     (tmp_path / FILE).write_text("x,y\n1,2\n")

@@ -1,0 +1,98 @@
+"""Regression records of one setting: all pairs of predictors, and predictions of tokenizers that were left out."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.regression import Prediction, fit, leave_out, predict
+from latentlab.errors import UserError
+from latentlab.study.analysis.correlations import Record, Refuse
+from latentlab.study.analysis.plan import AnalysisPlan
+from latentlab.study.analysis.points import Points
+
+
+def pair_records(plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[Record]:
+    """Yield R^2 of every target on every pair of predictors."""
+    for target in plan.targets:
+        for first, second in combinations(plan.predictors, 2):
+            rows = cell.fitted.dropna(subset=[target, first, second])
+            try:
+                found = fit(rows[[first, second]].to_numpy(float), rows[target].to_numpy(float))
+            except UserError as error:
+                refuse(f"{target} on {first} and {second}", cell, error)
+                continue
+            yield {
+                "target": target, **cell.setting.facts(), "first": first, "second": second, "n": found.n, "r2": found.r2,
+                "r2_adjusted": found.r2_adjusted, "r2_cross_validated": found.r2_cross_validated,
+            }  # fmt: skip
+
+
+def prediction_records(plan: AnalysisPlan, cell: Points, pairs: Sequence[Record], refuse: Refuse) -> Iterator[Record]:
+    """Yield predictions by every predictor, every model of the plan, and the pair with the best cross-validated R^2."""
+    for target in plan.targets:
+        chosen = _best_pair(target, cell, pairs)
+        for names in dict.fromkeys([*((one,) for one in plan.predictors), *plan.models, *chosen]):
+            note = (
+                [f"chosen as the best of {len(plan.predictors)} predictors' pairs: optimistic"]
+                if names in chosen
+                else []
+            )
+            for scheme in ("leave_one_out", "leave_cluster_out", "held_out"):
+                if record := _predicted(plan, cell, target, names, scheme, refuse):
+                    yield {**record, "warnings": [*note, *record["warnings"]]}
+
+
+def _best_pair(target: str, cell: Points, pairs: Sequence[Record]) -> list[tuple[str, ...]]:
+    facts = {"target": target, **cell.setting.facts()}
+    here = [one for one in pairs if all(one[key] == value for key, value in facts.items())]
+    best = max(here, key=lambda one: one["r2_cross_validated"], default=None)
+    return [] if best is None else [(best["first"], best["second"])]
+
+
+def _predicted(
+    plan: AnalysisPlan, cell: Points, target: str, names: tuple[str, ...], scheme: str, refuse: Refuse
+) -> Record | None:
+    rows = cell.fitted.dropna(subset=[target, *names])
+    x, y = rows[[*names]].to_numpy(float), rows[target].to_numpy(float)
+    group = plan.groups[0] if plan.groups else None
+    labels = rows[group].astype(str) if group else pd.Series("", index=rows.index)
+    others = cell.held_out.dropna(subset=[target, *names])
+    if (scheme == "held_out" and others.empty) or (scheme == "leave_cluster_out" and labels.nunique() < 2):
+        return None
+    try:
+        if scheme == "held_out":
+            found = predict(x, y, others[[*names]].to_numpy(float), others[target].to_numpy(float))
+            rows = others
+        else:
+            found = leave_out(x, y, np.arange(len(y)) if scheme == "leave_one_out" else labels.to_numpy())
+    except UserError as error:
+        refuse(f"{target} by {' and '.join(names)}", cell, error)
+        return None
+    return {
+        "target": target, **cell.setting.facts(), "predictors": list(names), "scheme": scheme, "n": found.n,
+        "r2": _finite(found.r2), "rmse": _finite(found.rmse), "spearman": _finite(found.spearman),
+        "warnings": _not_predicted(rows, found), "rows": _rows(rows, target, group, found),
+    }  # fmt: skip
+
+
+def _not_predicted(rows: pd.DataFrame, found: Prediction) -> list[str]:
+    lost = [str(name) for name in rows.index[~np.isfinite(found.predicted)]]
+    return [f"not predicted, since the others determine no fit: {', '.join(lost)}"] if lost else []
+
+
+def _rows(rows: pd.DataFrame, target: str, group: str | None, found: Prediction) -> list[dict[str, Any]]:
+    return [
+        {
+            "tokenizer": str(name), "cluster": str(row[group]) if group else "", "observed": float(row[target]),
+            "predicted": float(value),
+        }
+        for (name, row), value in zip(rows.iterrows(), found.predicted, strict=True)
+        if np.isfinite(value)
+    ]  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Units of work of a study, named after what determines them."""

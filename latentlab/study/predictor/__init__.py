@@ -1,0 +1,1 @@
+"""Estimating the quality of a new tokenizer from a study, or refusing to."""

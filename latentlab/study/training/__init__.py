@@ -1,0 +1,1 @@
+"""Generators that are trained side by side and compared, and ablations."""

@@ -1,0 +1,242 @@
+"""An ablation grid: train what is missing, sample every row, measure it, and set the numbers beside the published ones.
+
+Everything is kept by what determines it: trained runs by their resolved configuration, samples and distances by weights,
+sampler settings, seed and judge. A killed command continues, a new row computes only itself, and rows that are the same thing
+share the work.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latentlab import __version__
+from latentlab.data import open_data
+from latentlab.data.base import ImageSet
+from latentlab.errors import UserError
+from latentlab.files import digest, file_sha256, write_json
+from latentlab.finished import FinishedSteps
+from latentlab.quality.generation import generation_distance
+from latentlab.results import environment
+from latentlab.runtime import make_writable, progress, say
+from latentlab.study.training.ablation_report import ABLATION_SCHEMA_VERSION, figure_rows, summarise_rows, write_tables
+from latentlab.study.training.runs import Training, final_losses, norm_history, train_all
+from mind.ablation import Grid, Row, as_overrides
+from mind.generate import generate
+from mind.learned_geometry import table_statistics
+from mind.open_generator import open_generator
+from mind.train_config import load_config
+from mind.weight_files import find_weights
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed.
+
+    Attributes:
+        row: of the grid.
+        seed: of training and sampling.
+        training: the run its weights come from; None when the grid names weights.
+    """
+
+    row: Row
+    seed: int
+    training: Training | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid with everything checked that can be checked before anything is trained.
+
+    Attributes:
+        grid: what to do.
+        cells: rows x seeds.
+        runs: folder of the trained runs.
+        jobs: trainings side by side.
+        device: where everything is computed.
+    """
+
+    grid: Grid
+    cells: tuple[Cell, ...]
+    runs: Path
+    jobs: int
+    device: str
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """Distinct trained runs."""
+        return list({cell.training.name: cell.training for cell in self.cells if cell.training}.values())
+
+    @cached_property
+    def reference(self) -> ImageSet:
+        """Real images."""
+        return open_data(self.grid.reference, limit=self.grid.reference_limit)
+
+    def weights(self, cell: Cell) -> Path:
+        """Return the weights that a cell samples from."""
+        if cell.training is not None:
+            return cell.training.weights(self.runs)
+        assert self.grid.weights is not None
+        return find_weights(self.grid.weights)
+
+
+def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, device: str = "cpu") -> Plan:
+    """Resolve every row.
+
+    Args:
+        grid: from `load_grid`.
+        runs: folder of the trained runs; several grids may share one.
+        seeds: repetitions of every row, numbered from 0.
+        jobs: trainings side by side.
+        device: where everything is computed.
+
+    Raises:
+        UserError: a row that cannot be trained, weights or reference images that are not there, or counts below 1.
+    """
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+    cells = [
+        Cell(row, seed, None if grid.base is None else plan_training(grid, row, seed))
+        for row in grid.rows
+        for seed in range(seeds)
+    ]
+    plan = Plan(grid, tuple(cells), runs, jobs, device)
+    if grid.weights is not None:
+        find_weights(grid.weights)
+    _ = plan.reference
+    return plan
+
+
+def plan_training(grid: Grid, row: Row, seed: int) -> Training:
+    """Return what a row trains.
+
+    Raises:
+        UserError: no such configuration, or a setting in the row that does not exist or cannot be.
+    """
+    assert grid.base is not None
+    overrides = as_overrides(grid.training(row, seed))
+    config = load_config(grid.base, overrides)
+    if row.times_steps != 1:
+        steps = max(1, round(config.optimiser.steps * row.times_steps))
+        overrides.append(f"optimiser.steps={steps}")
+        config = load_config(grid.base, overrides)
+    _ = config.mind  # checks the model's fields
+    return Training("mind", grid.base, tuple(overrides), config)
+
+
+def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[str, Any]:
+    """Do what is missing, then write ``results.json``, ``table.csv``, ``table.md`` and the figures; return the results.
+
+    A row that fails is named with its reason, and costs no other row.
+
+    Args:
+        plan: from `plan_ablation`.
+        out: run directory.
+        command: the command line, for the record.
+
+    Raises:
+        UserError: ``out`` cannot be written.
+    """
+    make_writable(out)
+    failed = train_all(plan.trainings, plan.runs, plan.jobs, plan.device)
+    cells = _all_cells(plan, out, failed)
+    grid = plan.grid
+    results: dict[str, Any] = {
+        "schema_version": ABLATION_SCHEMA_VERSION,
+        "latentlab": __version__,
+        "command": command,
+        "environment": environment(),
+        "device": plan.device,
+        "title": grid.title,
+        "published": None if grid.published is None else grid.published.model_dump(),
+        "base": grid.base,
+        "weights": grid.weights,
+        "samples": grid.samples,
+        "reference": {"name": plan.reference.name, "fingerprint": plan.reference.fingerprint, "n": plan.reference.n},
+        "extractor": grid.extractor,
+        "seeds": len(plan.cells) // len(grid.rows),
+        "rows": summarise_rows(grid.rows, cells),
+    }
+    results["figures"] = _draw(results, plan, out)
+    write_json(out / "results.json", results)
+    write_tables(results, out)
+    return results
+
+
+def _all_cells(plan: Plan, out: Path, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what every cell gave, in order; one that fails says why."""
+    records = []
+    with progress("rows", len(plan.cells)) as advance:
+        for cell in plan.cells:
+            if cell.training is not None and cell.training.name in failed:
+                reason = f"training: {failed[cell.training.name]}"
+                records.append(_failure(cell, reason, cell.training.log(plan.runs)))
+            else:
+                records.append(_cell_or_failure(plan, cell, out))
+            advance(1)
+    return records
+
+
+def _cell_or_failure(plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
+    try:
+        return {"label": cell.row.label, "seed": cell.seed, "error": None, **_cell(plan, cell, out)}
+    except Exception as error:  # any: the other rows must not be lost
+        return _failure(cell, f"{type(error).__name__}: {' '.join(str(error).split())}", None)
+
+
+def _failure(cell: Cell, reason: str, log: Path | None) -> dict[str, Any]:
+    where = "" if log is None else f" (log: {log})"
+    say(f"row '{cell.row.label}', seed {cell.seed}, failed: {reason}{where}")
+    return {"label": cell.row.label, "seed": cell.seed, "error": reason, "log": None if log is None else str(log)}
+
+
+def _cell(plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
+    """Return the record of one cell: measured now, or kept from an earlier run."""
+    weights, settings = plan.weights(cell), plan.grid.settings(cell.row)
+    drawn = digest([__version__, file_sha256(weights), settings.model_dump(mode="json"), cell.seed, plan.grid.samples])
+    key = digest([ABLATION_SCHEMA_VERSION, drawn, plan.grid.extractor, plan.reference.fingerprint])
+    finished = FinishedSteps(out / "rows")
+    kept = finished.get(key, key)
+    if kept is None:
+        kept = _measure(plan, cell, weights, out / "samples" / drawn)
+        finished.put(key, key, kept)
+    losses = {} if cell.training is None else final_losses(weights.parent)
+    run = None if cell.training is None else {"run": str(weights.parent), "overrides": list(cell.training.overrides)}
+    return {**kept, "losses": losses, "training": run, "samples": f"samples/{drawn}"}
+
+
+def _measure(plan: Plan, cell: Cell, weights: Path, folder: Path) -> dict[str, Any]:
+    """Sample a cell's images into ``folder`` and return their distance from real ones, and the geometry of the tokens."""
+    settings = plan.grid.settings(cell.row).model_dump()  # all of them: what the weights recommend must not mix in
+    generator = open_generator(weights, settings=settings, device=plan.device)
+    made = generate(generator, folder, n=plan.grid.samples, seed=cell.seed)
+    distance = generation_distance(made.images, plan.reference, plan.grid.extractor, plan.device)
+    return {
+        "distance": {
+            "name": distance.name,
+            "value": distance.value,
+            "interval": None if distance.interval is None else list(distance.interval),
+            "n": distance.n,
+            "n_reference": distance.n_reference,
+            "warnings": list(distance.warnings),
+        },
+        "geometry": table_statistics(generator.model.table),
+        "sampling": made.record,
+    }
+
+
+def _draw(results: dict[str, Any], plan: Plan, out: Path) -> list[str]:
+    """Draw the table, and the norms over training of every run, under its first row; return files relative to ``out``."""
+    from figures import ablation_table, latent_norms
+    from figures.style import save
+
+    rows, ours, published = figure_rows(results)
+    files = list(save(ablation_table.draw(rows, ours, published, title=results["title"]), out / "figures" / "table"))
+    first_rows = {cell.training.name: cell for cell in reversed(plan.cells) if cell.training and cell.seed == 0}
+    histories = {cell.row.label: norm_history(plan.weights(cell).parent) for cell in reversed(first_rows.values())}
+    curves = {label: history for label, history in histories.items() if history["step"]}
+    if curves:
+        files += save(latent_norms.draw(curves), out / "figures" / "norms")
+    return [file.relative_to(out).as_posix() for file in files]
