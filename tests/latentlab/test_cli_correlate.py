@@ -169,15 +169,16 @@ def test_no_file_and_no_target(tmp_path, table):
         assert done.exit_code == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_doubts_are_printed(tmp_path):
-    frame = results(8).assign(n_samples=[1000, *[5000] * 7], flat=1.0)
+@pytest.mark.parametrize("count", ["n", "n_samples"])
+def test_doubts_are_printed(tmp_path, count):
+    frame = results(8).assign(flat=1.0, **{count: [1000, *[5000] * 7]})
     frame.loc[2, "viv"] = np.nan
     frame.to_csv(tmp_path / "r.csv", index=False)
     done = run(tmp_path / "r.csv", "--target", "gfid")
     assert done.exit_code == 0, done.stderr
     for text in (
         "viv: 1 cells without a value, left out (t2)",
-        "n_samples is 1000, 5000",
+        f"{count} is 1000, 5000",
         "flat is the same",
         "only 7 points",
     ):

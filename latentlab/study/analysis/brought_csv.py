@@ -10,7 +10,7 @@ from latentlab.errors import UserError, unknown_name
 from latentlab.study.analysis.plan import not_a_number
 from latentlab.study.table import CELL, COLUMNS_FILE, IDENTITY, Column, Role, StudyTable, read_csv
 
-_SIZES = ("n_samples", "samples")
+_SIZES = ("n", "n_samples", "samples", "num_samples")
 _FILLED: dict[str, str | float] = {
     "tokenizer_seed": 0, "cluster": "", "family": "", "control": "", "control_of": "", "held_out": False,
     "generator": "", "generator_seed": 0, "guidance": np.nan,

@@ -84,7 +84,7 @@ def points(table: StudyTable, setting: Setting, held_out: tuple[str, ...] = ()) 
     rows = rows_of(table, setting)
     means = averaged(rows)
     kept_apart = means["held_out"].astype(bool) | means.index.isin(held_out)
-    counts = [name for name in table.names("count") if "samples" in name]
+    counts = [name for name in table.names("count") if not name.endswith(("_low", "_high"))]
     return Points(setting, means[~kept_apart], means[kept_apart], _mixed_sizes(rows[counts]))
 
 

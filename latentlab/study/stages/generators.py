@@ -90,18 +90,24 @@ def trajectories(cell: CellRun) -> dict[str, Any]:
         overlay = Overlay(opened.paths.latents(store), store.path)
         found = with_variance(found, irreducible_variance(opened.paths, overlay, settings["seed"]))
     write_json(cell.folder / "straightness.json", found.to_dict()["details"])
-    return {"paths": _path_columns(found), "details": "straightness.json", "n": found.n}
+    discrete = store.spec is not None and store.spec.discrete
+    return {"paths": _path_columns(found, discrete), "details": "straightness.json", "n": found.n}
 
 
-def _path_columns(paths: Measurement) -> dict[str, Any]:
-    """Return name -> value and interval of what is known of the paths."""
+def _path_columns(paths: Measurement, discrete: bool) -> dict[str, Any]:
+    """Return name -> value and interval of what is known of the paths.
+
+    Of codes the correlation with the irreducible variance is left out: their variance is of another kind (see
+    `latentlab.path_variance`), and a column must not mix two kinds.
+    """
     companions = paths.companions
     columns = {
         "straightness": Estimate(paths.value, paths.interval),
         "efficiency": companions["efficiency"],
         "length_ratio": companions["mean length ratio"],
     }
-    if (correlation := companions.get("correlation with irreducible variance")) is not None:
+    correlation = companions.get("correlation with irreducible variance")
+    if correlation is not None and not discrete:
         columns["step_variance_correlation"] = correlation
     return {
         name: {"value": one.value, "interval": one.interval and list(one.interval)} for name, one in columns.items()
