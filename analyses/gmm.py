@@ -198,6 +198,7 @@ def gmm(
         warnings=(
             *(_left_out(ks) if components is None else []),
             *_pca_warnings(axes, explained, dims),
+            *_overfitted_axes(sweep, best, rows),
             *_warnings(sweep, best, kept, threshold),
         ),
         details={**_details(sweep), "dims": kept, "explained": axes.explained},
@@ -308,15 +309,29 @@ def _details(sweep: _Sweep) -> dict[str, Any]:
     }
 
 
+def _overfitted_axes(sweep: _Sweep, best: int, rows: Points) -> list[str]:
+    """Return a warning where the principal components follow the training images more than the latent space.
+
+    Along such axes training images vary more than others do: these lie nearer to the middle, and score better.
+    """
+    train, held = (-scores[:, best].mean() for scores in (sweep.train, sweep.heldout))
+    if rows.n >= rows.d or held >= train:
+        return []
+    return [
+        f"held-out NLL {held:.4g} is below the training NLL {train:.4g}: the principal components of {rows.n} images of {rows.d} "
+        "dims follow these images, so likelihoods and counts say little about the latent space. Use more images"
+    ]
+
+
 def _warnings(sweep: _Sweep, best: int, dims: int, threshold: float | None) -> list[str]:
     """Return what to know about these fits."""
     ks, n, found = sweep.components, len(sweep.train), []
     if stopped := [k for k, fit in zip(ks, sweep.fits, strict=True) if not fit.converged]:
-        found.append(f"EM did not converge for {_listed(stopped)} components: raise max_iter or tol")
+        found.append(f"EM did not converge for {_counted(stopped)}: raise max_iter or tol")
     if scarce := [k for k, p in zip(ks, sweep.n_parameters, strict=True) if n * dims < NUMBERS_PER_PARAMETER * p]:
         found.append(
-            f"{_listed(scarce)} components have fewer than {NUMBERS_PER_PARAMETER} training numbers per parameter ({n} images "
-            f"x {dims} dims), so they follow the sample: use more images, fewer dims or covariance='diag'"
+            f"fewer than {NUMBERS_PER_PARAMETER} training numbers per parameter for {_counted(scarce)} ({n} images x {dims} "
+            "dims), which therefore follow the sample: use more images, fewer dims or covariance='diag'"
         )
     if best == len(ks) - 1 and best > 0:
         found.append(
@@ -335,7 +350,7 @@ def _left_out(ks: tuple[int, ...]) -> list[str]:
     if not left_out:
         return []
     return [
-        f"{_listed(left_out)} components were not tried, as they would have fewer than {NUMBERS_PER_PARAMETER} training numbers "
+        f"{_counted(left_out)} were not tried, as they would have fewer than {NUMBERS_PER_PARAMETER} training numbers "
         "(images x dims) per parameter: use more images, fewer dims or covariance='diag', or name components"
     ]
 
@@ -349,5 +364,6 @@ def _pca_warnings(axes: Pca, explained: float, dims: int | None) -> list[str]:
     return []
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _counted(ks: Sequence[int]) -> str:
+    """Return ``1 component`` or ``1, 2 components``."""
+    return f"{', '.join(map(str, ks))} component{'' if list(ks) == [1] else 's'}"

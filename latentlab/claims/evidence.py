@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
 from latentlab.claims.study_cells import StudyCells
-from latentlab.errors import UserError
 from latentlab.files import read_json_as
 from latentlab.study.table import FILE, StudyTable
 
@@ -39,17 +38,13 @@ class Evidence:
     """A folder of studies."""
 
     def __init__(self, folder: Path) -> None:
-        """Look at ``folder``; nothing is read yet.
-
-        Raises:
-            UserError: there is no results file anywhere in it.
-        """
+        """Look at ``folder``; nothing is read yet."""
         self.folder = folder
-        if not any(next(folder.rglob(name), None) for name in (FILE, "results.json")):
-            raise UserError(
-                f"{folder} holds no results of studies (no {FILE} or results.json anywhere): give the folder that holds "
-                "diffusability/, generators/, ..."
-            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no results file anywhere in the folder."""
+        return not any(next(self.folder.rglob(name), None) for name in (FILE, "results.json"))
 
     def _read(self, model: type[M], path: str, command: str) -> M:
         """Return a results file below the folder.

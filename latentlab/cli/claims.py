@@ -42,8 +42,13 @@ def claims(
     from latentlab.claims.page import as_json, print_verdicts, write_page
     from latentlab.claims.registry import chosen_claims
 
-    evidence = Evidence(studies)
-    verdicts = [claim.verdict(evidence) for claim in chosen_claims(None if only is None else only.split(","))]
+    evidence, asked = Evidence(studies), chosen_claims(None if only is None else only.split(","))
+    if evidence.is_empty:
+        raise UserError(
+            f"{studies} holds no results of studies (no results.csv or results.json): give the folder that holds "
+            "diffusability/, generators/, ..."
+        )
+    verdicts = [claim.verdict(evidence) for claim in asked]
     if json:
         import json as codec
 

@@ -167,6 +167,8 @@ class StudyFile(Keyed):
     held_out_images: str
     """On their latents everything is measured; their reconstructions are judged."""
     held_out_limit: PositiveInt | None = None
+    tokenizer_set: tuple[str, ...] = ()
+    """Changes to every training of a tokenizer, ``a.b=value``; its own ``set`` comes after them."""
     tokenizers: Annotated[tuple[TokenizerEntry, ...], Field(min_length=1)]
     measure: dict[str, Parameters] = Field(default_factory=dict)
     """Measurement -> its parameters."""

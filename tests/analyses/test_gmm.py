@@ -169,8 +169,18 @@ def test_cautions(six: ArrayLatents) -> None:
     assert not any("per parameter" in w for w in cut.warnings)
     scarce = gmm(modes(1, n=60, shape=(8, 2, 2)), components=(1, 2), dims=30)
     assert any(
-        w.startswith("1, 2 components have fewer than 10 training numbers per parameter") for w in scarce.warnings
+        w.startswith("fewer than 10 training numbers per parameter for 1, 2 components") for w in scarce.warnings
     )
+
+
+def test_axes_that_follow_the_training_images_are_told() -> None:
+    """Of white noise in far more dims than images the widest axes of some images are no axes of the others."""
+    noise = torch.randn(60, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    few = gmm(ArrayLatents(noise), components=(1,), dims=10)
+    assert few.companions["held-out NLL@1"].value < few.companions["train NLL@1"].value
+    assert any("the principal components of 48 images of 1024 dims follow these images" in w for w in few.warnings)
+    many = gmm(modes(1, n=400, shape=(8, 1, 1)), components=(1,), dims=8)
+    assert not any("principal components of" in w for w in many.warnings)
 
 
 def test_limit_takes_images_evenly_from_the_classes(six: ArrayLatents) -> None:

@@ -5,16 +5,20 @@ Everything that can be refused before hours of work is refused here (see `cell_s
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.files import file_sha256
+from latentlab.files import digest, file_sha256
 from latentlab.quality.features import feature_extractor
 from latentlab.study.cells.cell import Cell, Graph, Row
 from latentlab.study.cells.networks import networks_of
 from latentlab.study.cells.settings import Images, check_names, generator_training, images_of, tokenizer_training
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
+from latentlab.tokenizers.identify import published_file
 from latentlab.tokenizers.load import embedded_file
+from latentlab.tokenizers.releases import ZOO
+from latentlab.tokenizers.taesd import weight_files
 from latentlab.tokenizers.zoo import find_release, plugins, releases_of
 
 SEED = 0
@@ -91,7 +95,7 @@ class _Builder:
         return _Subject(who, tokenizer, *encoded)
 
     def _trained(self, entry: TokenizerEntry, seed: int, who: str) -> Cell:
-        settings, places = tokenizer_training(entry, seed)
+        settings, places = tokenizer_training(entry, seed, self.study.tokenizer_set)
         return self.cell("train_tokenizer", f"train {who}", settings, {}, **places)
 
     def _at_hand(self, entry: TokenizerEntry, who: str) -> Cell:
@@ -100,10 +104,10 @@ class _Builder:
             if settings["name"] not in plugins():
                 settings |= _release(settings["name"], entry.release)
             return self.cell("tokenizer_at_hand", f"open {who}", settings, {})
-        if not entry.weights.is_file():
-            raise UserError(f"tokenizer '{entry.label}': there is no file {entry.weights}")
-        settings["sha256"] = file_sha256(entry.weights)
-        return self.cell("tokenizer_at_hand", f"open {who}", settings, {}, weights=str(entry.weights.resolve()))
+        files = _weight_files(settings["name"], entry)
+        hashes = [file_sha256(file) for file in files]
+        settings["sha256"] = hashes[0] if len(files) == 1 else digest(hashes)
+        return self.cell("tokenizer_at_hand", f"open {who}", settings, {}, weights=str(files[0].resolve()))
 
     def _encoded(self, who: str, tokenizer: Cell, images: Images, mirrored: bool = False) -> Cell:
         title = f"encode {images.source}{' mirrored' if mirrored else ''} with {who}"
@@ -243,6 +247,24 @@ class _Subject:
     tokenizer: Cell
     latents: Cell
     held_out: Cell
+
+
+def _weight_files(name: str, entry: TokenizerEntry) -> tuple[Path, ...]:
+    """Return the files of a tokenizer's weights that the study file names: one, or the two of the TAESD family.
+
+    Raises:
+        UserError: there are none, or those of several releases.
+    """
+    path = Path(str(entry.weights))
+    if not path.exists():
+        raise UserError(f"tokenizer '{entry.label}': there is no file {path}")
+    if name in ZOO and path.is_dir():
+        path = published_file(name, path, entry.release)
+    if name in ZOO and releases_of(name)[0].family == "taesd":
+        return weight_files(name, path)
+    if path.is_dir():
+        raise UserError(f"tokenizer '{entry.label}': {path} is a folder: give the weight file in it")
+    return (path,)
 
 
 def _release(name: str, release: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 What cannot be done is refused here, before hours of work.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +62,21 @@ def _check_columns(study: StudyFile) -> None:
             raise unknown_name("column of the analysis", name, known)
 
 
-def tokenizer_training(entry: TokenizerEntry, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
+def tokenizer_training(
+    entry: TokenizerEntry, seed: int, shared: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings of a tokenizer's training, with content in place of what its configuration names, and the names.
+
+    Args:
+        entry: of the tokenizer.
+        seed: of its training.
+        shared: changes to every training of the study.
 
     Raises:
         UserError: no such configuration, or a setting that does not exist or cannot be.
     """
     try:
-        config = load_tokenizer_config(str(entry.train), [*entry.set, f"seed={seed}"])
+        config = load_tokenizer_config(str(entry.train), [*shared, *entry.set, f"seed={seed}"])
     except UserError as error:
         raise UserError(f"tokenizer '{entry.label}': {error}") from error
     told, data = config.model_dump(mode="json"), config.data

@@ -17,11 +17,12 @@ from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.files import digest, file_sha256, write_json
 from latentlab.finished import FinishedSteps
-from latentlab.quality.generation import generation_distance
+from latentlab.quality.image_sets import open_samples
 from latentlab.results import environment
 from latentlab.runtime import make_writable, progress, say
 from latentlab.study.training.ablation_report import ABLATION_SCHEMA_VERSION, figure_rows, summarise_rows, write_tables
 from latentlab.study.training.runs import Training, final_losses, norm_history, train_all
+from latentlab.study.training.scoring import Judge
 from mind.ablation import Grid, Row, as_overrides
 from mind.generate import generate
 from mind.learned_geometry import table_statistics
@@ -208,20 +209,18 @@ def _cell(plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def _measure(plan: Plan, cell: Cell, weights: Path, folder: Path) -> dict[str, Any]:
-    """Sample a cell's images into ``folder`` and return their distance from real ones, and the geometry of the tokens."""
+    """Sample a cell's images into ``folder``; return how they compare with real ones, and the geometry of the tokens."""
     settings = plan.grid.settings(cell.row).model_dump()  # all of them: what the weights recommend must not mix in
     generator = open_generator(weights, settings=settings, device=plan.device)
     made = generate(generator, folder, n=plan.grid.samples, seed=cell.seed)
-    distance = generation_distance(made.images, plan.reference, plan.grid.extractor, plan.device)
+    judge = Judge(plan.grid.reference, plan.grid.reference_limit, plan.grid.extractor)
+    found = judge.judge(open_samples(str(made.folder)), plan.device)
+    scores = [{"name": name, **score, "n_reference": plan.reference.n} for name, score in found.items()]
+    distance, precision, recall = scores  # in the order of the judge's metrics
     return {
-        "distance": {
-            "name": distance.name,
-            "value": distance.value,
-            "interval": None if distance.interval is None else list(distance.interval),
-            "n": distance.n,
-            "n_reference": distance.n_reference,
-            "warnings": list(distance.warnings),
-        },
+        "distance": distance,
+        "precision": precision,
+        "recall": recall,
         "geometry": table_statistics(generator.model.table),
         "sampling": made.record,
     }

@@ -14,7 +14,7 @@ from latentlab.files import write_text
 from latentlab.report_table import markdown_row
 from mind.ablation import Row
 
-ABLATION_SCHEMA_VERSION = 1
+ABLATION_SCHEMA_VERSION = 2
 """Version of the form of an ablation's ``results.json``; raised when a key changes its meaning or disappears."""
 
 _LEAST_RANKED = 3
@@ -24,6 +24,8 @@ _PLAIN_WIDTH = 200
 
 _OURS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "distance": lambda cell: cell["distance"]["value"],
+    "precision": lambda cell: cell["precision"]["value"],
+    "recall": lambda cell: cell["recall"]["value"],
     "train loss": lambda cell: cell["losses"].get("loss"),
     "mean latent norm": lambda cell: cell["geometry"]["latent_norm"] if cell["training"] else None,
     "nearest angle (degrees)": lambda cell: cell["geometry"]["nearest_angle"] if cell["training"] else None,

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from torch.nn import functional
 from typer.testing import CliRunner
 
 from latentlab.cli.main import app
 from latentlab.errors import UserError
-from latentlab.quality.generation import GenerationDistance, generation_distance
 from latentlab.study.training import ablation as ablation_module
 from latentlab.study.training import runs as study_training
 from latentlab.study.training.ablation import plan_ablation, run_ablation
@@ -46,19 +43,9 @@ ROWS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def thumbnails(images: torch.Tensor) -> torch.Tensor:
-    return functional.avg_pool2d(images, 16).flatten(1)
-
-
-def distance_of_thumbnails(images: Any, reference: Any, extractor: str, device: str) -> GenerationDistance:
-    """The real distance on features that take no time."""
-    assert extractor == "efficientnet-lite0"
-    return generation_distance(images, reference, thumbnails, device)
-
-
 def grid(path: Path, **changes: Any) -> Grid:
     content = {
-        "title": "Tiny", "base": str(path), "samples": 6, "reference_limit": 8, "rows": ROWS,
+        "title": "Tiny", "base": str(path), "samples": 6, "reference_limit": 8, "rows": ROWS, "extractor": "fashion-classifier",
         "sample": {"steps": 2, "cfg_scale": 1.0, "soft_ratio": 0.0, "greedy_ratio": 0.0},
         "published": {"source": "nowhere", "columns": {"fid": "FID"}, "compare": "fid"},
     }  # fmt: skip
@@ -87,7 +74,6 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTLAB_HOME", str(folder / "home"))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr(ablation_module, "generation_distance", distance_of_thumbnails)
         patch.setattr(study_training, "_start", started_here)
         (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
         yield folder
@@ -124,6 +110,7 @@ def test_numbers_are_those_of_the_tables(finished: tuple[Path, dict[str, Any]]) 
     for label in ("sphere", "sphere, greedy", "no sphere"):
         (distance,) = row(results, label)["values"]["distance"]
         assert np.isfinite(distance) and distance > 0
+        assert all(0 <= row(results, label)["values"][name][0] <= 1 for name in ("precision", "recall"))
         assert 5 < row(results, label)["values"]["train loss"][0] < 9
 
 
@@ -146,7 +133,7 @@ def test_everything_is_written(finished: tuple[Path, dict[str, Any]]) -> None:
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert all((out / figure).is_file() for figure in results["figures"]) and len(results["figures"]) == 4
     text = (out / "table.md").read_text()
-    assert "ours: fd_thumbnails on fashion:test (n=6)" in text and "published: FID" in text
+    assert "ours: fd_fashion_classifier on fashion:test (n=6)" in text and "published: FID" in text
     lines = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
     assert [line["row"] for line in lines] == [one["label"] for one in ROWS]
     assert [line["published_fid"] for line in lines] == ["52.1", "1.0", "280.78", ""]

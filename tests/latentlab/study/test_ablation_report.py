@@ -25,6 +25,7 @@ def cell(label: str, seed: int, distance: float, loss: float | None = 4.0, norm:
         "label": label, "seed": seed, "error": None, "losses": {} if loss is None else {"loss": loss},
         "distance": {"name": "fd_efficientnet_lite0", "value": distance, "interval": [distance - 1, distance + 2],
                      "warnings": ["few images"]},
+        "precision": {"value": 0.5}, "recall": {"value": 0.25},
         "geometry": {"latent_norm": norm, "raw_norm": 1.0, "nearest_angle": 45.0},
         "training": None if loss is None else {"run": "runs/x", "overrides": []},
     }  # fmt: skip
@@ -51,12 +52,12 @@ def test_ours_and_published_stand_under_headings_that_say_so() -> None:
     found = results(rows, [cell("a", 0, 10.0), cell("b|x", 0, 20.0, 9.5, 0.04)])
     headings, lines = table_rows(found)
     assert headings == [
-        "row", "ours: fd_efficientnet_lite0 on fashion:test (n=2,000)", "ours: train loss", "ours: mean latent norm",
-        "ours: nearest angle (degrees)", "published: FID", "published: IS",
+        "row", "ours: fd_efficientnet_lite0 on fashion:test (n=2,000)", "ours: precision", "ours: recall",
+        "ours: train loss", "ours: mean latent norm", "ours: nearest angle (degrees)", "published: FID", "published: IS",
     ]  # fmt: skip
     assert lines == [
-        ["a", "10 [9, 12]", "4", "2", "45", "52.1", "-"],
-        ["b|x [2]", "20 [19, 22]", "9.5", "0.04", "45", "280.8", "3"],
+        ["a", "10 [9, 12]", "0.5", "0.25", "4", "2", "45", "52.1", "-"],
+        ["b|x [2]", "20 [19, 22]", "0.5", "0.25", "9.5", "0.04", "45", "280.8", "3"],
     ]
     text = "\n".join(markdown_lines(found))
     assert "| b\\|x [2] | 20 [19, 22] |" in text and "* [2] b|x: inferred" in text
@@ -69,7 +70,7 @@ def test_seeds_are_mean_and_range_and_a_failed_one_is_left_out() -> None:
     cells = [cell("a", 0, 10.0), cell("a", 1, 14.0), failure("a", 2), failure("b", 0), failure("b", 1), failure("b", 2)]
     found = results([A, B], cells, seeds=3)
     _, (a, b) = table_rows(found)
-    assert a[1] == "12 (10 .. 14)" and b[1:5] == ["failed", "-", "-", "-"] and b[5] == "280.8"
+    assert a[1] == "12 (10 .. 14)" and b[1:7] == ["failed", *["-"] * 5] and b[7] == "280.8"
     lines = remarks(found)
     assert "failed: a, seed 2: training: the loss is not finite (log: runs/y.log)" in lines
     assert lines[0].endswith("mean (range) over 3 seeds")
@@ -80,8 +81,8 @@ def test_seeds_are_mean_and_range_and_a_failed_one_is_left_out() -> None:
 
 def test_rows_that_only_sample_have_no_training_columns() -> None:
     found = results([A], [cell("a", 0, 10.0, loss=None)], published=False)
-    assert columns(found) == (["distance"], [])
-    assert figure_rows(found)[2] == "" and len(table_rows(found)[0]) == 2
+    assert columns(found) == (["distance", "precision", "recall"], [])
+    assert figure_rows(found)[2] == "" and len(table_rows(found)[0]) == 4
 
 
 @pytest.mark.parametrize(

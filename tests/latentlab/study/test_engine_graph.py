@@ -5,6 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from latentlab.errors import UserError
 from latentlab.study.cells.cell import Cell, Graph
 from latentlab.tokenizers.zoo import embedded_path
 
@@ -104,3 +107,23 @@ def test_a_graph_is_the_same_after_reading(tmp_path: Path) -> None:
     assert all(one.key == Cell(one.stage, "", one.settings, one.needs).key for one in again.cells)
     assert [dict(row.identity) for row in again.rows] == [dict(row.identity) for row in graph.rows]
     assert again.owners == graph.owners and again.facts == graph.facts
+
+
+def test_two_files_of_a_tokenizer_are_known_by_their_content(tmp_path: Path) -> None:
+    """Of the TAESD family: their folder, or one of them; a change of either is another tokenizer."""
+    folder = tmp_path / "tae files"
+    folder.mkdir()
+    for half in ("encoder", "decoder"):
+        (folder / f"taef2_{half}.pth").write_text(half)
+
+    def opened_by(path: Path) -> Cell:
+        own = {"label": "tiny", "cluster": "published", "name": "taef2", "weights": str(path)}
+        return next(cell for cell in graph_of(tmp_path, tokenizers=[own]).cells if cell.stage == "tokenizer_at_hand")
+
+    before = opened_by(folder)
+    assert before.key == opened_by(folder / "taef2_decoder.pth").key
+    assert before.places["weights"] == str(folder / "taef2_encoder.pth")
+    (folder / "taef2_decoder.pth").write_text("another")
+    assert opened_by(folder).key != before.key
+    with pytest.raises(UserError, match=r"there is no file .*nowhere"):
+        opened_by(tmp_path / "nowhere")

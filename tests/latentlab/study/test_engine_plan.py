@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from latentlab.errors import UserError
 from latentlab.study.cells.graph import build_graph
 from latentlab.study.plan_file import Resources, load_study
 
-from .engine_world import tiny_study, written
+from .engine_world import opened, tiny_study, written
 
+STUDIES = Path(__file__).parents[3] / "studies" / "diffusability"
 AE, MIXED = tiny_study()["tokenizers"]
 SIT = tiny_study()["generators"][0]
 
@@ -88,3 +90,44 @@ def test_columns_that_will_not_be_there_are_refused_before_anything_runs(column:
     asked = {"targets": ["gfd_fashion_classifier"], "predictors": [column, "m_rmsc", "straightness"]}
     with pytest.raises(UserError, match=f"unknown column of the analysis '{column}'"):
         build_graph(load_study(written(tmp_path, tiny_study(analysis=asked))))
+
+
+def test_what_all_trainings_share_comes_before_their_own(tmp_path: Path) -> None:
+    shared = ["optimiser.steps=3", "seed=7", "data.limit=32"]
+    _, graph = opened(tmp_path, tiny_study(tokenizer_set=shared))
+    (training,) = (cell for cell in graph.cells if cell.stage == "train_tokenizer")
+    config = training.settings["config"]
+    assert (config["optimiser"]["steps"], config["data"]["limit"], config["seed"]) == (4, 64, 0)
+    alone = {**tiny_study()["tokenizers"][0], "set": ["data.limit=64"]}
+    _, graph = opened(tmp_path, tiny_study(tokenizer_set=shared, tokenizers=[alone]))
+    assert graph.cells[1].settings["config"]["optimiser"]["steps"] == 3
+
+
+def test_the_reference_study_has_what_it_must() -> None:
+    """At least 24 tokenizers in 8 clusters, a second seed for a quarter, two generators with two seeds and three scales."""
+    study = load_study(STUDIES / "fashion.yaml")
+    graph = build_graph(study)
+    own = [one for one in study.tokenizers if one.of is None]
+    assert len(study.tokenizers) >= 24 and len({one.cluster for one in own}) >= 8
+    assert sum(len(one.seeds) > 1 for one in own) * 4 >= len(own)
+    assert all(len(one.seeds) == 2 and len(one.guidance) == 3 for one in study.generators) and study.samples >= 5000
+    assert len(graph.rows) == 12 * sum(len(one.seeds) for one in study.tokenizers)
+
+
+def test_the_study_of_cifar10_can_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With binary files of a few made-up records; every configuration and name in it exists."""
+    folder = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    records = np.random.default_rng(0).integers(0, 256, (20, 3073), dtype=np.uint8)
+    records[:, 0] = np.arange(20) % 10
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (folder / f"{name}.bin").write_bytes(records.tobytes())
+    study = load_study(STUDIES / "cifar10.yaml")
+    monkeypatch.chdir(tmp_path)
+    graph = build_graph(study)
+    assert len({row.identity["cluster"] for row in graph.rows}) >= 12
+    assert len(study.tokenizers) >= 24 and len(graph.rows) == 12 * sum(len(one.seeds) for one in study.tokenizers)
+    widths = {
+        cell.settings["config"]["architecture"].get("ch") for cell in graph.cells if cell.stage == "train_tokenizer"
+    }
+    assert widths == {64, None}

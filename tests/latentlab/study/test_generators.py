@@ -19,8 +19,9 @@ from latentlab.pixels import as_pixels
 from latentlab.quality.image_sets import EvaluationSet
 from latentlab.study.training import generators as study
 from latentlab.study.training import runs as study_training
+from latentlab.study.training import scoring
 from latentlab.study.training.generators_report import quality
-from latentlab.study.training.runs import Training, scoring
+from latentlab.study.training.runs import Training
 from latentlab.study.training.scoring import Judge
 from mind.comparison import Comparison, load_comparison
 from mind.kinds import open_recipe, read_run

@@ -217,9 +217,9 @@ def test_without_a_plan_the_images_must_be_given(study: Path, tmp_path: Path) ->
         (tmp_path / "copy" / name).write_text((study / name).read_text())
     table, out = tmp_path / "copy" / "results.csv", tmp_path / "p.json"
     wanted = [table, "--target", TARGET, "--generator", "sit", "--guidance", 1.5, "--out", out, "--measurements", "viv"]
-    assert "has no plan.yaml" in str(fit(*wanted).exception)
-    assert str(fit(*wanted, "--limit", 50).exception) == "--limit goes with --data"
-    assert "is a folder" in str(fit(*wanted[:-3], tmp_path).exception)
+    assert "has no plan.yaml" in fit(*wanted).output
+    assert "--limit goes with --data" in fit(*wanted, "--limit", 50).output
+    assert "is a folder" in fit(*wanted[:-3], tmp_path).output
     assert fit(*wanted, "--data", "fashion:test", "--limit", 50).exit_code == 0
     made = read_predictor(out)
     assert made.data.n == 50 and made.origin.study == "copy" and [m.name for m in made.measurements] == ["viv"]
