@@ -117,17 +117,21 @@ def modes_and_probing(evidence: Evidence) -> Judgement:
 
 
 def opened(evidence: Evidence, *columns: str) -> tuple[StudyCells, str]:
-    """Return the study and the distance that quality is judged by.
+    """Return the study, without tokenizers that learned from the judge, and the distance that quality is judged by.
 
     Raises:
-        Missing: the study, its quality, or one of ``columns`` is not there or has no numbers.
+        Missing: the study mixes sample sizes, or the study, its quality, or one of ``columns`` is not there or has no numbers.
     """
     study = evidence.cells
+    if study.sizes:
+        raise Missing(
+            f"{SOURCE} mixes sizes, and distances of unequal ones do not compare: {study.sizes}", study.command
+        )
     targets = [name for name in study.targets if study.has(name)]
     absent = [name for name in columns if not study.has(name)] + ([] if targets else ["gfd_JUDGE"])
     if absent:
         raise Missing(f"{SOURCE} has no numbers in {', '.join(absent)}", study.command)
-    return study, targets[0]
+    return study.judged_fairly(targets[0]), targets[0]
 
 
 def correlation(study: StudyCells, x: str, y: str, method: Method = "spearman") -> Statistic:
@@ -155,7 +159,7 @@ def judgement(study: StudyCells, effects: list[Effect], notes: list[str] | None 
     """Return the judgement that all effects must agree on."""
     judged = f"judged by {study.targets[0]}, controls left out"
     conditions = [(one,) for one in effects]
-    return Judgement(conditions, study.scale(), study.command, SOURCE, [*(notes or []), judged])
+    return Judgement(conditions, study.scale(), study.command, SOURCE, [*(notes or []), judged, *study.left_out])
 
 
 def listing(sizes: Mapping[str, Statistic]) -> str:

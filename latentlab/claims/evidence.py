@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
 from latentlab.claims.study_cells import StudyCells
-from latentlab.files import read_json_as
+from latentlab.files import file_sha256, read_json_as
 from latentlab.study.table import FILE, StudyTable
 
 M = TypeVar("M", bound=BaseModel)
@@ -70,6 +70,12 @@ class Evidence:
         if not (folder / FILE).is_file():
             raise Missing(f"diffusability/{FILE} is not there", self.study_command)
         return StudyCells.of(StudyTable.read(folder), self.study_command)
+
+    @property
+    def table_sha256(self) -> str | None:
+        """Hash of the table of the study of tokenizers; None where it is not there."""
+        file = self._study_folder / FILE
+        return file_sha256(file) if file.is_file() else None
 
     @property
     def study_command(self) -> str:

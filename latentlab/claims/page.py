@@ -9,6 +9,7 @@ from typing import Any
 from latentlab.claims.verdict import Verdict, short
 from latentlab.files import write_json, write_text
 from latentlab.report_table import markdown_row
+from latentlab.study.table import FILE, TABLE_KEY
 
 JSON_NAME = "claims.json"
 _PLAIN_WIDTH = 200
@@ -39,17 +40,26 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         console.print(Text(f"{one.id} {one.verdict}: {one.why}"), soft_wrap=True)  # one line each, also for grep
 
 
-def write_page(verdicts: Sequence[Verdict], page: Path, command: str = "latentlab claims") -> Path:
-    """Write the page, which names the ``command`` that made it, and ``claims.json`` beside it, whose path is returned."""
+def write_page(
+    verdicts: Sequence[Verdict], page: Path, command: str = "latentlab claims", table_sha256: str | None = None
+) -> Path:
+    """Write the page, which names the ``command`` that made it, and ``claims.json`` beside it, whose path is returned.
+
+    Args:
+        verdicts: of the claims.
+        page: the Markdown file.
+        command: what makes it again.
+        table_sha256: hash of the table of the study of tokenizers, None without one; it stands with the verdicts on it.
+    """
     write_text(page, "\n".join(page_lines(verdicts, command)) + "\n")
     file = page.with_name(JSON_NAME)
-    write_json(file, as_json(verdicts))
+    write_json(file, as_json(verdicts, table_sha256))
     return file
 
 
-def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Return the verdicts as JSON values."""
-    return [asdict(one) for one in verdicts]
+def as_json(verdicts: Sequence[Verdict], table_sha256: str | None = None) -> list[dict[str, Any]]:
+    """Return the verdicts as JSON values; those on the study of tokenizers with the hash of its table."""
+    return [{**asdict(one), TABLE_KEY: table_sha256 if one.source.endswith(FILE) else None} for one in verdicts]
 
 
 def page_lines(verdicts: Sequence[Verdict], command: str = "latentlab claims") -> list[str]:

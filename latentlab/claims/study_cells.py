@@ -16,7 +16,9 @@ from analyses.correlation import Method, is_constant, of_counts
 from analyses.regression import leave_out
 from analyses.resampling import drawn_counts
 from latentlab.claims.statistic import Statistic
-from latentlab.study.table import StudyTable
+from latentlab.study.analysis.flags import dependent_tokenizers
+from latentlab.study.analysis.plan import AnalysisPlan
+from latentlab.study.table import StudyTable, mixed_sizes
 
 LEAST_TOKENIZERS = 12
 """Tokenizers from which on they may decide: resampling fewer gives intervals that are too short."""
@@ -36,22 +38,44 @@ class StudyCells:
         table: what was read, without controls.
         cells: (generator, guidance) -> one row per tokenizer, all with the same index; NaN where a cell is missing.
         command: makes the study.
+        sizes: which numbers of images differ between its rows, in words; distances of unequal ones do not compare.
+        left_out: which tokenizers are not counted and why, in words.
     """
 
     table: StudyTable
     cells: Mapping[tuple[str, float], pd.DataFrame]
     command: str
+    sizes: str = ""
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, table: StudyTable, command: str) -> "StudyCells":
-        """Take the rows that are no controls. What is missing in one, whatever its ``error`` says, is NaN; the rest counts."""
-        rows = table.rows
-        wanted = rows["control"].fillna("") == ""
-        kept = StudyTable(rows[wanted].reset_index(drop=True), table.columns)
+        """Take the rows that are no controls and no copies. What is missing in one, whatever its ``error`` says, is NaN."""
+        copies = table.copies()
+        left_out = tuple(f"{name} is not counted: it is a copy of {other}" for name, other in copies.items())
+        own = table.rows[table.rows["control"].fillna("") == ""]
+        sizes = mixed_sizes(own, table.names("count"))
+        return cls._made(table, own[~own["tokenizer"].isin(copies)], command, sizes, left_out)
+
+    @classmethod
+    def _made(
+        cls, table: StudyTable, rows: pd.DataFrame, command: str, sizes: str, left_out: tuple[str, ...]
+    ) -> "StudyCells":
+        kept = StudyTable(rows.reset_index(drop=True), table.columns)
         names = list(dict.fromkeys(kept.rows["tokenizer"]))
         keys = kept.rows[["generator", "guidance"]].drop_duplicates().itertuples(index=False)
         cells = {(str(g), float(s)): kept.by_tokenizer(g, s).set_index("tokenizer").reindex(names) for g, s in keys}
-        return cls(kept, cells, command)
+        return cls(kept, cells, command, sizes, left_out)
+
+    def judged_fairly(self, target: str) -> "StudyCells":
+        """Return the study without the tokenizers that were trained on the features that give ``target``."""
+        rows = self.table.rows
+        learned = dependent_tokenizers(AnalysisPlan(), target, rows.groupby("tokenizer", sort=False).first())
+        if not learned:
+            return self
+        told = f"not counted, as they learned from the features that judge them: {', '.join(learned)}"
+        others = rows[~rows["tokenizer"].isin(learned)]
+        return self._made(self.table, others, self.command, self.sizes, (*self.left_out, told))
 
     @property
     def tokenizers(self) -> list[str]:

@@ -52,13 +52,13 @@ def claims(
     if json:
         import json as codec
 
-        print(codec.dumps(as_json(verdicts), indent=1, allow_nan=False))
+        print(codec.dumps(as_json(verdicts, evidence.table_sha256), indent=1, allow_nan=False))
     else:
         print_verdicts(verdicts)
     page = out or (studies / "CLAIMS.md" if only is None else None)
     if page is not None:
         news = sys.stderr if json else sys.stdout
-        written = write_page(verdicts, page, _command(studies, only))
+        written = write_page(verdicts, page, _command(studies, only), evidence.table_sha256)
         print(f"page     {page}\nclaims   {written}", file=news)
 
 

@@ -82,6 +82,7 @@ def correlate(
 
     from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
     from latentlab.study.analysis.report import CSV_FILE, print_analysis, write_csv
+    from latentlab.study.table import FILE as TABLE
 
     options = {
         "targets": _names(target), "predictors": _names(predictors), "covariates": _names(given), "held_out": _names(held_out),
@@ -92,7 +93,7 @@ def correlate(
     analysis = analyse(study, plan)
     folder = out or (table if table.is_dir() else table.parent)
     write_csv(analysis, folder / CSV_FILE)
-    write_analysis(analysis, folder / FILE)
+    write_analysis(analysis, folder / FILE, table / TABLE if table.is_dir() else table)
     if json:
         import json as codec
 

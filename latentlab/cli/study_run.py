@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from latentlab.study.engine.local import Engine
     from latentlab.study.engine.schedule import Schedule
     from latentlab.study.plan_file import StudyFile
+    from latentlab.study.table import StudyTable
 
 _RUNS = Path("runs")
 
@@ -117,16 +118,10 @@ def _write_plan(study: "StudyFile", graph: "Graph", out: Path) -> None:
 
 def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
     """Write the table and what follows from it; leave with 1 when cells failed."""
-    from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
-    from latentlab.study.collect import collect
     from latentlab.study.engine.report import print_failures
     from latentlab.study.plots.draw import draw_study
 
-    table = collect(out)
-    try:
-        write_analysis(analyse(table, study.analysis), out / FILE)
-    except UserError as error:  # a small study has a table all the same
-        print(f"no analysis: {error}", file=sys.stderr)
+    table = _collect(study, out)
     figures = draw_study(out)
     print_failures(schedule, out)
     print(f"table    {out / 'results.csv'} ({len(table.rows)} rows)")
@@ -134,6 +129,21 @@ def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
     print(f"report   latentlab study report {out}")
     if schedule.failed or schedule.left():
         raise typer.Exit(1)
+
+
+def _collect(study: "StudyFile", out: Path) -> "StudyTable":
+    """Write the table, and the analysis that the study asks for, where it can be made; return the table."""
+    from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
+    from latentlab.study.collect import collect
+    from latentlab.study.table import FILE as TABLE
+
+    table = collect(out)
+    try:
+        write_analysis(analyse(table, study.analysis), out / FILE, out / TABLE)
+    except UserError as error:  # a small study has a table all the same
+        (out / FILE).unlink(missing_ok=True)  # it would be that of an earlier table
+        print(f"no analysis: {error}", file=sys.stderr)
+    return table
 
 
 def status(folder: Folder, json: AsJson = False) -> None:
@@ -150,10 +160,12 @@ def status(folder: Folder, json: AsJson = False) -> None:
 
 
 def table(folder: Folder) -> None:
-    """Collect the finished cells into results.csv and columns.json, with pictures; unfinished rows say why."""
-    from latentlab.study.collect import collect
+    """Collect the finished cells into results.csv and columns.json, with pictures, and analyse them; unfinished rows say why."""
+    from latentlab.study.cells.cell import Graph
+    from latentlab.study.plan_file import load_study
 
-    found = collect(folder)
+    Graph.read(folder)  # which says that a folder holds no study
+    found = _collect(load_study(folder / "plan.yaml"), folder)
     unfinished = int((found.rows["error"] != "").sum())
     print(f"table  {folder / 'results.csv'} ({len(found.rows)} rows, {unfinished} of them unfinished)")
 

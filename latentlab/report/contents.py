@@ -7,7 +7,7 @@ from typing import Any
 
 from latentlab.errors import UserError
 from latentlab.files import file_sha256, read_json_as
-from latentlab.study.table import COLUMNS_FILE, FILE, StudyTable
+from latentlab.study.table import COLUMNS_FILE, FILE, StudyTable, is_of_another_table
 
 ANALYSIS, CLAIMS, PLAN, PICTURES = "analysis.json", "claims.json", "plan.yaml", "pictures"
 
@@ -73,7 +73,7 @@ def read_contents(folder: Path) -> Contents:
     table = StudyTable.read(folder)
     problems: list[str] = []
     analysis = _optional(folder / ANALYSIS, _analysis, problems)
-    claims = _optional(folder / CLAIMS, lambda file: read_json_as(Records, file), problems)
+    claims = _optional(folder / CLAIMS, _claims, problems)
     plan = _optional(folder / PLAN, _text, problems)
     name = folder.resolve().name
     title = (None if plan is None else _title(plan, problems)) or name
@@ -87,7 +87,7 @@ def _optional(file: Path, read: Callable[[Path], Any], problems: list[str]) -> A
     try:
         return read(file)
     except (UserError, OSError, ValueError, RecursionError) as error:
-        problems.append(f"{file.name} is damaged and left out: {_without_place(str(error), file)}")
+        problems.append(f"{file.name} is left out: {_without_place(str(error), file)}")
         return None
 
 
@@ -99,10 +99,20 @@ def _without_place(message: str, file: Path) -> str:
 def _analysis(file: Path) -> dict[str, list[Any]]:
     """Return the parts that are shown, empty ones where an analysis lacks them."""
     told = read_json_as(dict[str, Any], file)
+    if is_of_another_table(told, file.with_name(FILE)):
+        raise UserError(f"it is of an earlier {FILE}: `latentlab study table` makes it anew")
     wrong = [name for name in _LISTS if not isinstance(told.get(name, []), list)]
     if wrong:
         raise UserError(f"{wrong[0]} is not a list")
     return {name: told.get(name, []) for name in _LISTS}
+
+
+def _claims(file: Path) -> Records:
+    """Return the verdicts; those on the study of tokenizers must be of the table as it is."""
+    told = read_json_as(Records, file)
+    if any(is_of_another_table(one, file.with_name(FILE)) for one in told):
+        raise UserError(f"it is of an earlier {FILE}: `latentlab claims` judges anew")
+    return told
 
 
 def _text(file: Path) -> str:

@@ -1,14 +1,16 @@
 """The table of a study: one row per tokenizer, generator, seeds and guidance scale; what every column means lies beside it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from latentlab.errors import UserError, unknown_name
-from latentlab.files import first_problem, read_json, write_json, write_text
+from latentlab.files import file_sha256, first_problem, read_json, write_json, write_text
 from latentlab.measurement import Direction
 
 Role = Literal[
@@ -19,6 +21,9 @@ Role = Literal[
 FILE = "results.csv"
 COLUMNS_FILE = "columns.json"
 
+TABLE_KEY = "table_sha256"
+"""Key under which a file that was made of a table says of which."""
+
 IDENTITY = (
     "tokenizer", "tokenizer_seed", "cluster", "family", "control", "control_of", "held_out",
     "generator", "generator_seed", "guidance",
@@ -28,6 +33,12 @@ this tokenizer out of ``control_of`` (both empty otherwise); ``held_out``: kept 
 
 CELL = ("tokenizer", "tokenizer_seed", "generator", "generator_seed", "guidance")
 """Columns that together name a row."""
+
+_NUMBERS = ("tokenizer_seed", "generator_seed", "guidance")
+"""Columns of identity that hold numbers."""
+
+_WORDS = ("identity", "status")
+"""Roles of columns that hold words."""
 
 _MAYBE_EMPTY = ("control", "control_of", "error")
 
@@ -95,6 +106,14 @@ class StudyTable:
         if len(twice):
             first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in CELL)
             raise UserError(f"{file} holds the same cell more than once ({first}): keep one of its rows")
+        for name in self._numeric():
+            check_numbers(self.rows[name], file)
+
+    def _numeric(self) -> list[str]:
+        """Return the columns that must hold numbers, with the ends of their intervals."""
+        told = [column.name for column in self.columns if column.role not in _WORDS]
+        ends = [f"{name}_{end}" for name in told for end in ("low", "high")]
+        return [name for name in (*_NUMBERS, *told, *ends) if name in self.rows]
 
     def names(self, *roles: Role) -> tuple[str, ...]:
         """Return the columns of these roles in order; of all roles without any."""
@@ -109,6 +128,18 @@ class StudyTable:
         found = next((column for column in self.columns if column.name == name), None)
         if found is None:
             raise unknown_name("column", name, self.names())
+        return found
+
+    def copies(self) -> dict[str, str]:
+        """Return tokenizers that agree with an earlier one in every measurement and quality, and that one; controls apart."""
+        names = self.names("measurement", "quality")
+        own = self.rows[self.rows["control"].fillna("") == ""].sort_values(list(CELL[1:]), kind="stable")
+        firsts: dict[str, str] = {}
+        found = {}
+        for label in own["tokenizer"].unique() if names else ():
+            values = own.loc[own["tokenizer"] == label, ["generator", "guidance", *names]].to_csv(index=False)
+            if (first := firsts.setdefault(values, label)) != label:
+                found[str(label)] = str(first)
         return found
 
     def by_tokenizer(self, generator: str, guidance: float, seeds: bool = False) -> pd.DataFrame:
@@ -126,6 +157,31 @@ class StudyTable:
         groups = chosen.groupby(keys, sort=False)
         joined = pd.concat([groups[words].first(), groups[numbers].mean()], axis=1).reset_index()
         return joined[[name for name in self.rows if name in joined]]
+
+
+def is_of_another_table(told: Mapping[str, Any], table: Path) -> bool:
+    """Whether the content of a file says that it was made of another table than the one that lies at ``table`` now."""
+    return told.get(TABLE_KEY) not in (None, file_sha256(table))
+
+
+def mixed_sizes(rows: pd.DataFrame, names: Iterable[str]) -> str:
+    """Return in words which of the counts ``names`` differ between rows; empty where none does."""
+    sizes = {name: sorted(rows[name].dropna().unique()) for name in names if not name.endswith(("_low", "_high"))}
+    return "; ".join(
+        f"{name} is {', '.join(f'{size:g}' for size in values)}" for name, values in sizes.items() if len(values) > 1
+    )
+
+
+def check_numbers(values: pd.Series, file: Path) -> None:
+    """Raise `UserError` for a word or an infinite number in a column, whose name ``values`` bears."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    wrong = (numbers.isna() & values.notna()) | np.isinf(numbers.astype(float))
+    if values.dtype == bool or wrong.any():
+        place = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
+        raise UserError(
+            f"{file} holds '{values.iloc[place]}' in column {values.name}, line {place + 2}, where a finite number must be: "
+            "leave unknown values empty"
+        )
 
 
 def read_csv(file: Path) -> pd.DataFrame:
@@ -151,6 +207,9 @@ def read_csv(file: Path) -> pd.DataFrame:
 def _check_header(file: Path) -> None:
     """Raise `UserError` for a column that is there twice: pandas would rename the second one silently."""
     header = pd.read_csv(file, header=None, nrows=1, dtype=str).iloc[0]
+    other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in str(header[0])), None)
+    if other is not None:
+        raise UserError(f"the columns of {file} are separated by {other!r}: save it with commas")
     twice = header[header.duplicated() & header.notna()]
     if len(twice):
         raise UserError(f"{file} has the column {twice.iloc[0]} twice: rename or remove one")

@@ -13,15 +13,15 @@ from typing import Any
 from analyses.correlation import FEWEST
 from analyses.resampling import PERMUTATIONS, REPLICATES
 from latentlab.errors import UserError
-from latentlab.files import write_text
+from latentlab.files import file_sha256, write_text
 from latentlab.study.analysis.controls import control_records
 from latentlab.study.analysis.correlations import correlation_records, mixed_records
 from latentlab.study.analysis.flags import find_flags
 from latentlab.study.analysis.noise import noise_records, stability_records
 from latentlab.study.analysis.plan import AnalysisPlan
-from latentlab.study.analysis.points import Points, points, settings
+from latentlab.study.analysis.points import ALL_ROWS, Points, points, settings
 from latentlab.study.analysis.regressions import pair_records, prediction_records
-from latentlab.study.table import StudyTable
+from latentlab.study.table import TABLE_KEY, StudyTable
 
 FILE = "analysis.json"
 PARTS = ("correlations", "pairs", "prediction", "stability", "noise", "mixed", "controls", "flags")
@@ -39,7 +39,7 @@ class _Refusals:
     def lines(self) -> list[str]:
         """Return one line per thing and reason."""
         return [
-            f"{what}: not computed: {why}{f' ({places})' if (places := '; '.join(filter(None, where))) else ''}"
+            f"{what}: not computed: {why}" + ("" if where == [ALL_ROWS] else f" ({'; '.join(where)})")
             for (what, why), where in self._where.items()
         ]
 
@@ -85,9 +85,15 @@ def _check_size(plan: AnalysisPlan, cells: list[Points]) -> None:
         )
 
 
-def write_analysis(analysis: dict[str, Any], path: Path) -> None:
-    """Write ``analysis.json``, a line per record, so that it stays small and differences show."""
-    lines = []
+def write_analysis(analysis: dict[str, Any], path: Path, table: Path) -> None:
+    """Write ``analysis.json``, a line per record, so that it stays small and differences show.
+
+    Args:
+        analysis: of `analyse`.
+        path: the file.
+        table: the CSV file that was analysed; its hash is kept, so that the analysis of an earlier table is known as such.
+    """
+    lines = [f'"{TABLE_KEY}": {json.dumps(file_sha256(table))}']
     for key, value in analysis.items():
         if isinstance(value, list) and value:
             records = ",\n".join(json.dumps(one, allow_nan=False) for one in value)

@@ -6,9 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from latentlab.study.table import StudyTable
+from latentlab.study.table import StudyTable, mixed_sizes
 
 SEEDS = ("tokenizer_seed", "generator_seed")
+
+
+ALL_ROWS = "all rows"
+"""What the setting of a table without generators and scales is called."""
 
 
 class Setting(NamedTuple):
@@ -23,7 +27,8 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in words."""
-        return f"{self.generator} at guidance {self.guidance:g}" if self.guidance is not None else self.generator
+        scale = None if self.guidance is None else f"guidance {self.guidance:g}"
+        return " at ".join(filter(None, (self.generator, scale))) or ALL_ROWS
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,4 @@ def points(table: StudyTable, setting: Setting, held_out: tuple[str, ...] = ()) 
     rows = rows_of(table, setting)
     means = averaged(rows)
     kept_apart = means["held_out"].astype(bool) | means.index.isin(held_out)
-    counts = [name for name in table.names("count") if not name.endswith(("_low", "_high"))]
-    return Points(setting, means[~kept_apart], means[kept_apart], _mixed_sizes(rows[counts]))
-
-
-def _mixed_sizes(counts: pd.DataFrame) -> str:
-    sizes = {name: sorted(counts[name].dropna().unique()) for name in counts}
-    told = (
-        f"{name} is {', '.join(f'{size:g}' for size in values)}" for name, values in sizes.items() if len(values) > 1
-    )
-    return next(told, "")
+    return Points(setting, means[~kept_apart], means[kept_apart], mixed_sizes(rows, table.names("count")))

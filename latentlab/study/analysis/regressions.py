@@ -13,6 +13,9 @@ from latentlab.study.analysis.correlations import Record, Refuse
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points
 
+LEAVE_ONE, HELD_OUT = "leave_one_out", "held_out"
+"""Schemes of prediction, beside `leave_group` of every group of the plan."""
+
 
 def pair_records(plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[Record]:
     """Yield R^2 of every target on every pair of predictors."""
@@ -40,7 +43,7 @@ def prediction_records(plan: AnalysisPlan, cell: Points, pairs: Sequence[Record]
                 if names in chosen
                 else []
             )
-            for scheme in ("leave_one_out", "leave_cluster_out", "held_out"):
+            for scheme in (LEAVE_ONE, *map(leave_group, plan.groups), HELD_OUT):
                 if record := _predicted(plan, cell, target, names, scheme, refuse):
                     yield {**record, "warnings": [*note, *record["warnings"]]}
 
@@ -48,8 +51,19 @@ def prediction_records(plan: AnalysisPlan, cell: Points, pairs: Sequence[Record]
 def _best_pair(target: str, cell: Points, pairs: Sequence[Record]) -> list[tuple[str, ...]]:
     facts = {"target": target, **cell.setting.facts()}
     here = [one for one in pairs if all(one[key] == value for key, value in facts.items())]
-    best = max(here, key=lambda one: one["r2_cross_validated"], default=None)
+    best = max(of_most_points(here), key=lambda one: one["r2_cross_validated"], default=None)
     return [] if best is None else [(best["first"], best["second"])]
+
+
+def of_most_points(records: Sequence[Record]) -> list[Record]:
+    """Return the records of as many points as any has: scores over fewer do not compare with them."""
+    most = max((one["n"] for one in records), default=0)
+    return [one for one in records if one["n"] == most]
+
+
+def leave_group(group: str) -> str:
+    """Return what predicting each group of a column from the others is called."""
+    return f"leave_{group}_out"
 
 
 def _predicted(
@@ -57,17 +71,17 @@ def _predicted(
 ) -> Record | None:
     rows = cell.fitted.dropna(subset=[target, *names])
     x, y = rows[[*names]].to_numpy(float), rows[target].to_numpy(float)
-    group = plan.groups[0] if plan.groups else None
+    group = next((name for name in plan.groups if leave_group(name) == scheme), plan.groups[0] if plan.groups else None)
     labels = rows[group].astype(str) if group else pd.Series("", index=rows.index)
     others = cell.held_out.dropna(subset=[target, *names])
-    if (scheme == "held_out" and others.empty) or (scheme == "leave_cluster_out" and labels.nunique() < 2):
+    if (scheme == HELD_OUT and others.empty) or (scheme not in (LEAVE_ONE, HELD_OUT) and labels.nunique() < 2):
         return None
     try:
-        if scheme == "held_out":
+        if scheme == HELD_OUT:
             found = predict(x, y, others[[*names]].to_numpy(float), others[target].to_numpy(float))
             rows = others
         else:
-            found = leave_out(x, y, np.arange(len(y)) if scheme == "leave_one_out" else labels.to_numpy())
+            found = leave_out(x, y, np.arange(len(y)) if scheme == LEAVE_ONE else labels.to_numpy())
     except UserError as error:
         refuse(f"{target} by {' and '.join(names)}", cell, error)
         return None

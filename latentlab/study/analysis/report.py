@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from latentlab.files import write_text
+from latentlab.study.analysis.regressions import HELD_OUT, LEAVE_ONE, leave_group, of_most_points
 
 CSV_FILE = "correlations.csv"
 
@@ -123,14 +124,15 @@ def _predictions(analysis: Record) -> Iterator[str]:
     known = [one for one in analysis["prediction"] if one["r2"] is not None]
     for (target, generator, guidance), same in groupby(sorted(known, key=setting), key=setting):
         schemes = {name: list(some) for name, some in groupby(sorted(same, key=_scheme), key=_scheme)}
-        best = {name: max(models, key=lambda one: one["r2"]) for name, models in schemes.items()}
-        judge = best.get("leave_cluster_out") or best.get("leave_one_out")
-        if "held_out" in best and judge is not None:
-            by_judge = [one for one in schemes["held_out"] if one["predictors"] == judge["predictors"]]
-            best["held_out"] = by_judge[0] if by_judge else best["held_out"]
-        for name, one in sorted(best.items(), key=lambda item: item[0] == "held_out"):
+        best = {name: max(of_most_points(models), key=lambda one: one["r2"]) for name, models in schemes.items()}
+        by_group = [name for name in map(leave_group, analysis["plan"]["groups"]) if name in best]
+        judge = best.get(by_group[0] if by_group else LEAVE_ONE)
+        if HELD_OUT in best and judge is not None:
+            by_judge = [one for one in schemes[HELD_OUT] if one["predictors"] == judge["predictors"]]
+            best[HELD_OUT] = by_judge[0] if by_judge else best[HELD_OUT]
+        for name, one in sorted(best.items(), key=lambda item: item[0] == HELD_OUT):
             where = f"{generator} {guidance:g}, " if generator else ""
-            which = "the same model's" if name == "held_out" else f"best of {len(schemes[name])}"
+            which = "the same model's" if name == HELD_OUT else f"best of {len(schemes[name])}"
             yield (
                 f"{which} predictions of {target} ({where}{name.replace('_', ' ')}): {' + '.join(one['predictors'])}, "
                 f"R^2 {one['r2']:.3f}, rmse {one['rmse']:.4g}, n {one['n']}"

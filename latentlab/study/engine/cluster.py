@@ -114,6 +114,8 @@ class RayEngine:
         job = self._running.pop(task)
         try:
             return Ended(job, int(self._ray.get(task)))
+        except self._ray.exceptions.RayTaskError as error:  # before the process began, as where the folder is not there
+            return Ended(job, 1, f"the machine could not begin: {' '.join(str(error).split())[-200:]}")
         except self._ray.exceptions.RayError as error:  # its worker or machine is gone
             return Ended(job, -9, f"the worker was lost: {' '.join(str(error).split())[:200]}")
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from figures.study_points import words_of
 from latentlab.errors import UserError
 from latentlab.files import first_problem, read_json
-from latentlab.study.table import StudyTable
+from latentlab.study.table import FILE, StudyTable, is_of_another_table
 
 ANALYSIS_FILE, FLOORS_FILE = "analysis.json", "floors.json"
 
@@ -137,6 +137,8 @@ class StudyFolder:
         told = self._read(path)
         if not isinstance(told, dict) or not told.get(section):
             raise UserError(f"{path} has no {section}")
+        if is_of_another_table(told, self.folder / FILE):
+            raise UserError(f"{path} is of an earlier table: run `latentlab correlate {self.folder}`")
         if not isinstance(told[section], list):
             raise UserError(f"{path} is damaged: {section} must be a list")
         try:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from latentlab.errors import UserError, unknown_name
 from latentlab.study.predictor.file import Scale, Target
-from latentlab.study.table import StudyTable
+from latentlab.study.table import StudyTable, mixed_sizes
 
 PREFIX = "m_"
 """Start of the columns of measurements; what follows is the registered name."""
@@ -49,8 +49,11 @@ def choose(
 ) -> Chosen:
     """Choose; the arguments and errors are those of `latentlab.study.predictor.fit.fit_predictor`."""
     told = _target(study, target, generator, guidance)
-    dropped: dict[str, str] = {}
-    rows = _with_target(study.by_tokenizer(generator, guidance), told, dropped)
+    if sizes := mixed_sizes(study.rows, study.names("count")):
+        raise UserError(f"{sizes} in this study: distances of unequal numbers do not compare, so nothing is predicted")
+    dropped = {name: f"a copy of {other}" for name, other in study.copies().items()}
+    rows = study.by_tokenizer(generator, guidance)
+    rows = _with_target(rows[~rows["tokenizer"].isin(dropped)], told, dropped)
     _check_enough(_fitted(rows), told)
     names = _usable(study, _fitted(rows), measurements, dropped)
     rows = _complete(rows, names, dropped)

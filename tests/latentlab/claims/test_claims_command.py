@@ -20,6 +20,7 @@ from .made_up_results import comparison, entrant
 SPEC = Path(__file__).parents[4] / "shared" / "spec"
 KEYS = {
     "id", "claim", "verdict", "scale", "n", "value", "low", "high", "effect", "why", "published", "command", "source",
+    "table_sha256",
 }  # fmt: skip
 
 

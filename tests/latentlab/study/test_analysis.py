@@ -11,7 +11,7 @@ from scipy import stats
 from latentlab.errors import UserError
 from latentlab.study.analysis.analyze import FILE, analyse, write_analysis
 from latentlab.study.analysis.plan import AnalysisPlan, Dependence
-from latentlab.study.table import StudyTable
+from latentlab.study.table import TABLE_KEY, StudyTable, is_of_another_table
 
 from .example_study import example_study
 
@@ -96,13 +96,13 @@ def test_within_groups(whole):
 def test_predictions(whole):
     """Left-out and held-out tokenizers are predicted by m_viv within the noise of the mean of two seeds, 0.3 / sqrt 2."""
     where = {"generator": "sit", "guidance": 1.5, "predictors": ["m_viv"]}
-    for scheme, n in (("leave_one_out", 18), ("leave_cluster_out", 18), ("held_out", 6)):
+    for scheme, n in (("leave_one_out", 18), ("leave_cluster_out", 18), ("leave_family_out", 18), ("held_out", 6)):
         found = only(whole["prediction"], scheme=scheme, **where)
         assert found["n"] == n == len(found["rows"]) and found["r2"] > 0.99 and found["rmse"] < 0.4
     held_out = {f"tokenizer-{i:02d}" for i in range(3, 24, 4)}
     assert {row["tokenizer"] for row in found["rows"]} == held_out
     best = [one for one in whole["prediction"] if len(one["predictors"]) == 2]
-    assert all("optimistic" in one["warnings"][0] for one in best) and len(best) == 6 * 3
+    assert all("optimistic" in one["warnings"][0] for one in best) and len(best) == 6 * 4
 
 
 def test_noise_and_stability(whole):
@@ -250,5 +250,11 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_written_and_read_again(whole, tmp_path):
-    write_analysis(whole, tmp_path / FILE)
-    assert json.loads((tmp_path / FILE).read_text()) == whole
+    table = tmp_path / "results.csv"
+    table.write_text("a,b\n1,2\n")
+    write_analysis(whole, tmp_path / FILE, table)
+    told = json.loads((tmp_path / FILE).read_text())
+    assert not is_of_another_table(told, table)
+    assert {name: value for name, value in told.items() if name != TABLE_KEY} == whole
+    table.write_text("a,b\n1,3\n")
+    assert is_of_another_table(told, table)
