@@ -4,7 +4,8 @@ The peer is the same loop with nothing in the background: read, encode and write
 encoding alone: with perfect overlap the whole takes as long as the slower of the two. Two tokenizers:
 
 * TAEF2 where its weights are here (else the embedded ``kl``), computed by one thread;
-* a stand-in for an accelerator, which takes a fixed time per image and leaves the CPU alone: what an encoder on a GPU sees.
+* a stand-in for an accelerator, which takes a fixed time per image and leaves the CPU alone: what an encoder on a GPU sees. Four
+  such times, down to those of a fast GPU, show where reading begins to hold it up.
 
     python benchmarks/encoding.py [images]
 """
@@ -29,20 +30,24 @@ from latentlab.prefetching import WriteBehind
 from latentlab.tokenizers.zoo import find_release, local_path
 
 N, REPEATS, BATCH = 16, 3, 8
-STAND_IN_IMAGES, STAND_IN_SECONDS = 200, 0.02
+STAND_IN_IMAGES, STAND_IN_SECONDS = 200, (0.02, 0.005, 0.002, 0.001)
 FEW_AND_MANY = (100, 1600)
 SIZE = (500, 375)
 """Width and height of a typical photograph of ImageNet."""
 
 
 class StandIn(Tokenizer):
-    """Takes `STAND_IN_SECONDS` per image without using the CPU; its latents are thinned pixels, [n,3,32,32]."""
+    """Takes a fixed time per image without using the CPU; its latents are thinned pixels, [n,3,32,32]."""
 
-    spec = TokenizerSpec("stand-in", "benchmark", "continuous", "grid", channels=3, downsampling=8)
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        name = f"stand-in of {1000 * seconds:.0f} ms"
+        self.spec = TokenizerSpec(name, "benchmark", "continuous", "grid", channels=3, downsampling=8)
 
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Wait, and return every eighth pixel."""
-        time.sleep(STAND_IN_SECONDS * len(images))
+        time.sleep(self.seconds * len(images))
         return images[:, :, ::8, ::8]
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -124,8 +129,9 @@ def compare_ways(folder: Path, n: int, model: Tokenizer) -> None:
 
 def prepared(folder: str, n: int) -> tuple[Path, int, Tokenizer]:
     store_writer.SHARD_IMAGES = 16
-    overlapped(Path(folder), BATCH, StandIn())
-    return Path(folder), n, StandIn()
+    model = StandIn(STAND_IN_SECONDS[0])
+    overlapped(Path(folder), BATCH, model)
+    return Path(folder), n, model
 
 
 def run(given: tuple[Path, int, Tokenizer]) -> float:
@@ -138,7 +144,8 @@ if __name__ == "__main__":
     print_setting()
     with tempfile.TemporaryDirectory() as name:
         write_photographs(Path(name), max(n, STAND_IN_IMAGES))
-        compare_ways(Path(name), STAND_IN_IMAGES, StandIn())
+        for seconds in STAND_IN_SECONDS:
+            compare_ways(Path(name), STAND_IN_IMAGES, StandIn(seconds))
         for i in range(STAND_IN_IMAGES, max(FEW_AND_MANY)):
             shutil.copy(Path(name) / f"{i % STAND_IN_IMAGES:04d}.jpg", Path(name) / f"{i:04d}.jpg")
         few, many = (peak_memory(prepared, run, name, count) for count in FEW_AND_MANY)

@@ -22,6 +22,10 @@ _BLOCK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class DownloadError(UserError):
+    """A file that could not be downloaded; its place on this machine is named last."""
+
+
 def download_weights(file: WeightFile) -> Path:
     """Download ``file``, verify its size and hash, and return its path; an interrupted download is resumed.
 
@@ -60,11 +64,20 @@ def _verify(file: WeightFile, part: Path) -> None:
         raise UserError(f"{file.filename} from {file.origin} {wrong}: it is not the published file and was not kept")
 
 
-def _unreachable(file: WeightFile, reason: object) -> UserError:
-    return UserError(
+def _unreachable(file: WeightFile, reason: object, remedy: str = "try again") -> DownloadError:
+    return DownloadError(
         f"cannot download {file.filename} ({file.size_text}) from {file.origin} ({one_line(reason)}): "
-        f"try again, or put the file at {file.path}"
+        f"{remedy}, or put the file at {file.path}"
     )
+
+
+def _refused_access(file: WeightFile, error: Exception) -> DownloadError | None:
+    """Return what to do where the hub wants to know who asks; None for any other error."""
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    if code not in (401, 403):
+        return None
+    account = f"accept its terms at https://huggingface.co/{file.repo}, run `hf auth login` and try again"
+    return _unreachable(file, f"HTTP {code}: the repository is gated, or not there", account)
 
 
 def _fetch(file: WeightFile) -> Path:
@@ -89,7 +102,7 @@ def _fetch_hub(file: WeightFile, repo: str) -> Path:
         tag = get_hf_file_metadata(hf_hub_url(repo, file.filename), timeout=TIMEOUT).etag or ""
         fetched = Path(hf_hub_download(repo, file.filename, local_dir=staging, etag_timeout=TIMEOUT))
     except Exception as error:  # the hub client's errors have no common base
-        raise _unreachable(file, error) from error
+        raise _refused_access(file, error) or _unreachable(file, error) from error
     part = file.beside(".part")
     os.replace(fetched, part)
     shutil.rmtree(staging)

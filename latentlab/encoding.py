@@ -22,11 +22,13 @@ from latentlab.pace import shown_pace
 from latentlab.pixels import to_unit_range
 from latentlab.prefetching import WriteBehind, read_ahead
 from latentlab.randomness import generator
-from latentlab.ranks import Ranks
-from latentlab.runtime import make_writable
+from latentlab.ranks import Ranks, launched_ranks
+from latentlab.runtime import make_writable, say
 from latentlab.store import LatentStore, StoreWriter, open_if_current
 from latentlab.tokenizers import default_release, load_tokenizer
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.release import FASHION32
+from latentlab.tokenizers.zoo import published_namesake
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -43,16 +45,25 @@ def open_tokenizer(
     *,
     weights: Path | None = None,
     release: str | None = None,
+    architecture: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Tokenizer:
     """Load the tokenizer ``name`` with the weights that suit the data source ``data``, unless others are given.
 
+    Says on stderr when they are made for Fashion-MNIST and the data is something else.
+
     Raises:
         UserError: unknown tokenizer or release, or weights that are missing or do not fit.
     """
+    kind = data.partition(":")[0]
     if weights is None and release is None:
-        release = default_release(name, data.partition(":")[0])
-    return load_tokenizer(name, weights=weights, release=release, device=device)
+        release = default_release(name, kind)
+    tokenizer = load_tokenizer(name, weights=weights, release=release, architecture=architecture, device=device)
+    if weights is None and release == FASHION32.name and kind != "fashion" and launched_ranks().first:
+        other = published_namesake(name)
+        hint = f"; did you mean {other}?" if other else ""
+        say(f"note: '{name}' {release} was trained on Fashion-MNIST at 32x32 pixels, not on images like {data}{hint}")
+    return tokenizer
 
 
 def default_batch_size(image_size: int, device: torch.device | str) -> int:
@@ -279,7 +290,12 @@ def _generator(device: torch.device | str, seed: int, stream: str, start: int) -
 
 
 def weights_digest(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of the weight file, or of all parameters and buffers where there is none."""
+    """Return the SHA-256 of the weight file, or of all parameters and buffers where there is none.
+
+    Together with architecture fields that were overridden: the same file under other fields gives other latents.
+    """
+    if tokenizer.spec.weights_sha256 and tokenizer.overrides:
+        return digest([tokenizer.spec.weights_sha256, dict(tokenizer.overrides)])
     if tokenizer.spec.weights_sha256:
         return tokenizer.spec.weights_sha256
     seen = hashlib.sha256()

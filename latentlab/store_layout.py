@@ -2,7 +2,8 @@
 
 A folder holds ``latents_rank00_shard000.safetensors``, ... with ``latents`` [m,c,h,w] or [m,l,c], ``labels`` [m] and, for
 discrete tokenizers, ``codes`` [m,h,w] or [m,l]; where mirrored images were encoded too, ``latents_flip`` and ``codes_flip``.
-Beside them ``masks_rank00_shard000.safetensors``, ... hold the foreground masks as bits. ``store.json`` is written last:
+In the folder ``masks`` ``masks_rank00_shard000.safetensors``, ... hold the foreground masks as bits: not beside the latents,
+since LightningDiT reads every safetensors file there as latents (earlier stores have them there). ``store.json`` is written last:
 without it a folder of ours is unfinished. Every process (rank) writes shards of its own and notes each whole one in
 ``store.partial.rankRR.json``; together these say which images are done, whoever encoded them.
 """
@@ -23,6 +24,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 MANIFEST = "store.json"
 PATTERN = "latents_rank*_shard*.safetensors"
+MASKS = "masks"
+_MASK_PATTERN = "masks_rank*_shard*.safetensors"
 
 _KEPT = "store.partial.json"
 _PARTIAL = "store.partial*.json"
@@ -100,9 +103,11 @@ def shard_name(rank: int, number: int) -> str:
     return f"latents_rank{rank:02d}_shard{number:03d}.safetensors"
 
 
-def mask_name(shard: str) -> str:
-    """Return the name of the file of masks that belongs to a shard."""
-    return shard.replace("latents_", "masks_", 1)
+def mask_path(folder: Path, shard: str) -> Path:
+    """Return where the masks that belong to a shard of the store ``folder`` are, or are to be written."""
+    name = shard.replace("latents_", "masks_", 1)
+    earlier = folder / name
+    return earlier if earlier.is_file() else folder / MASKS / name
 
 
 def read_manifest(folder: Path) -> StoreManifest | None:
@@ -162,9 +167,11 @@ def resume(folder: Path, request: dict[str, Any]) -> None:
     note_written(folder, request, kept)
     for file in folder.glob("store.partial.rank*.json"):
         file.unlink()
-    names = {name for written in kept for name in (written.shard.file, mask_name(written.shard.file))}
-    for stale in [*folder.glob(PATTERN), *folder.glob(mask_name(PATTERN))]:
-        if stale.name not in names:
+    files = {file for written in kept for file in (folder / written.shard.file, mask_path(folder, written.shard.file))}
+    for stale in {
+        file for pattern in (PATTERN, _MASK_PATTERN, f"{MASKS}/{_MASK_PATTERN}") for file in folder.glob(pattern)
+    }:
+        if stale not in files:
             stale.unlink()
 
 

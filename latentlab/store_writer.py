@@ -23,7 +23,7 @@ from latentlab.store_layout import (
     Written,
     clear_notes,
     kept_shards,
-    mask_name,
+    mask_path,
     missing_ranges,
     note_written,
     resume,
@@ -178,7 +178,7 @@ class StoreWriter:
         clear_notes(self.path)
 
     def _mask_size(self, shard: str) -> tuple[int, int] | None:
-        masks = self.path / mask_name(shard)
+        masks = mask_path(self.path, shard)
         if not masks.exists():
             return None
         height, width = Shard(masks).rows("size", slice(None)).tolist()
@@ -193,7 +193,7 @@ class StoreWriter:
         file = self._free_name()
         if (masks := tensors.pop("masks", None)) is not None:
             packed = torch.from_numpy(np.packbits(masks.flatten(1).numpy(), axis=1))
-            with atomic_path(self.path / mask_name(file)) as temporary:
+            with atomic_path(mask_path(self.path, file)) as temporary:
                 save_file({"masks": packed, "size": torch.tensor(masks.shape[1:])}, temporary)
         with atomic_path(self.path / file) as temporary:
             save_file(tensors, temporary)

@@ -12,7 +12,7 @@ from latentlab.errors import UserError
 from latentlab.files import digest, file_sha256, quick_fingerprint
 from latentlab.latents import ChannelMoments, Latents, channel_moments, integer_labels
 from latentlab.shards import Shard
-from latentlab.store_layout import MANIFEST, PATTERN, StoreManifest, mask_name, read_manifest
+from latentlab.store_layout import MANIFEST, PATTERN, StoreManifest, mask_path, read_manifest
 
 
 class LatentStore(Latents):
@@ -72,7 +72,7 @@ class LatentStore(Latents):
         self.has_codes = all(self._codes in shard for shard in self._shards)
         self._mask_size = manifest.mask_size if manifest else None
         self.has_masks = self._mask_size is not None
-        self._mask_shards = [Shard(self.path / mask_name(name)) for name in names] if self.has_masks else []
+        self._mask_shards = [Shard(mask_path(self.path, name)) for name in names] if self.has_masks else []
         if manifest:
             self.spec = manifest.spec
             self.class_names = tuple(manifest.class_names) if manifest.class_names else None

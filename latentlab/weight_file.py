@@ -20,6 +20,7 @@ class WeightFile:
         url: https address to download from instead of the hub.
         licence: of the weights.
         megabytes: size as the publisher's page rounds it, where the exact one is unknown; shown, never checked.
+        gated: the hub gives it only to those who accepted its terms with an account.
     """
 
     repo: str | None
@@ -29,6 +30,7 @@ class WeightFile:
     url: str | None = None
     licence: str | None = None
     megabytes: float | None = None
+    gated: bool = False
 
     @property
     def folder(self) -> Path:

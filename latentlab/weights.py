@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentlab.downloading import download_weights, one_line
 from latentlab.errors import UserError
+from latentlab.files import file_sha256, home
 from latentlab.torch_archive import check_archive
 from latentlab.weight_file import WeightFile
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "WeightFile",
     "check_file",
+    "converted_copy",
     "download_weights",
+    "find_files",
     "find_weights",
     "is_safetensors",
     "local_copy",
+    "original_of",
+    "places_of",
     "read_metadata",
     "read_state_dict",
 ]
@@ -44,29 +49,49 @@ _BEYOND = re.compile(
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
-def find_weights(file: WeightFile, download: bool = False, command: str | None = None) -> Path:
+def find_weights(file: WeightFile, download: bool = False) -> Path:
     """Return where ``file`` is on this machine: in latentlab's cache or in the Hugging Face cache.
 
     Args:
         file: what to look for.
         download: fetch it when it is absent; otherwise nothing touches the network.
-        command: command line that fetches it, for the message; None for one of hf or curl.
 
     Raises:
         UserError: absent (says where it comes from, where to put it and the command that does both), or of another size
             than published.
     """
-    found = local_copy(file)
-    if found is not None:
-        file.check_size(found)
-        return found
-    if download:
-        return download_weights(file)
-    example = file.command if command is None else f", for example: {command}"
-    raise UserError(
-        f"weights {file.filename} ({file.size_text}) are not on this machine: get them from {file.origin} and put "
-        f"them at {file.path}{example}"
-    )
+    return find_files([file], download, file.command)[0]
+
+
+def find_files(files: Sequence[WeightFile], download: bool = False, remedy: str = "") -> list[Path]:
+    """Return where all of ``files``, which belong together, are on this machine.
+
+    Args:
+        files: what to look for.
+        download: fetch those that are absent; otherwise nothing touches the network.
+        remedy: what the message about absent ones ends with.
+
+    Raises:
+        UserError: some are absent (names each, where it comes from and where to put it), or of another size than published.
+    """
+    found = [local_copy(file) for file in files]
+    missing = [file for file, path in zip(files, found, strict=True) if path is None]
+    if missing and not download:
+        named = " and ".join(f"{file.filename} ({file.size_text})" for file in missing)
+        origins = " and ".join(dict.fromkeys(file.origin for file in missing))
+        raise UserError(
+            f"weights {named} are not on this machine: get them from {origins} and put them at "
+            f"{places_of(missing)}{remedy}"
+        )
+    for file, path in zip(files, found, strict=True):
+        if path is not None:
+            file.check_size(path)
+    return [download_weights(file) if path is None else path for file, path in zip(files, found, strict=True)]
+
+
+def places_of(files: Sequence[WeightFile]) -> str:
+    """Return where ``files`` belong on this machine, in words."""
+    return " and ".join(str(file.path) for file in files)
 
 
 def local_copy(file: WeightFile) -> Path | None:
@@ -79,6 +104,28 @@ def local_copy(file: WeightFile) -> Path | None:
 
     found = try_to_load_from_cache(file.repo, file.filename)
     return Path(found) if isinstance(found, str) else None
+
+
+def converted_copy(path: Path) -> Path | None:
+    """Return the file beside ``path`` that `latentlab convert` made of it, of exactly these bytes; None where there is none."""
+    copy = path.with_suffix(".safetensors")
+    if copy == path or not copy.is_file():
+        return None
+    return copy if original_of(copy) == path else None
+
+
+def original_of(path: Path) -> Path | None:
+    """Return the checkpoint beside ``path`` that `latentlab convert` made it of, if it is still what it was; else None.
+
+    Only what lies in latentlab's own cache is believed to be what its header says: elsewhere anybody may have written it.
+    """
+    in_cache = path.suffix == ".safetensors" and path.absolute().is_relative_to((home() / "weights").absolute())
+    header = read_metadata(path) if in_cache else {}
+    if "converted_from" not in header:
+        return None
+    original = path.with_name(Path(header["converted_from"]).name)
+    same = original.is_file() and file_sha256(original) == header.get("converted_sha256")
+    return original if same else None
 
 
 def read_state_dict(path: Path, key: str | None = None, *, wrappers: Sequence[str] = ()) -> "dict[str, Tensor]":
@@ -185,7 +232,9 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
         check_archive(path)
     elif start != _TORCH_PICKLE:
         kind = "a plain pickle, which could run code" if start[:1] == _TORCH_PICKLE[:1] else "of an unknown kind"
-        raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint but {kind}: check the file")
+        raise UserError(
+            f"{path} is neither a safetensors file nor a torch checkpoint but {_stand_in(path) or kind}: check the file"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read becomes an error below
@@ -217,7 +266,20 @@ def conversion_command(path: Path, target: Path) -> str:
     return shlex.join(["latentlab", "convert", str(path), str(target)])
 
 
+def _stand_in(path: Path) -> str | None:
+    """Say what a small text file is that came in place of the weights, and what to do; None for anything else."""
+    with open(path, "rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS (run `git lfs pull` in its repository, or download the file itself)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page (a notice about logins or quotas?)"
+    return None
+
+
 def _damaged(path: Path, kind: str, error: Exception | str) -> UserError:
+    if what := _stand_in(path):
+        return UserError(f"{path} is no {kind} but {what}: check the file")
     return UserError(f"{path} is not a readable {kind}, or is damaged ({one_line(error)}): download it again")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentlab.cli.options import (
+    ArchitectureFields,
     AsJson,
     Device,
     ImageSize,
@@ -23,6 +24,7 @@ from latentlab.cli.options import (
     check_folder,
     chosen_names,
     parsed_options,
+    parsed_settings,
 )
 from latentlab.errors import UserError
 
@@ -58,6 +60,7 @@ def analyze(
     ] = None,
     weights: Weights = None,
     release: Release = None,
+    architecture: ArchitectureFields = None,
     image_size: ImageSize = None,
     masks: Masks = None,
     skip_bad: SkipBad = False,
@@ -84,6 +87,7 @@ def analyze(
         "--data": data,
         "--weights": weights,
         "--release": release,
+        "--architecture": architecture,
         "--image-size": image_size,
         "--masks": masks,
     }
@@ -91,6 +95,7 @@ def analyze(
     at_least("--limit", limit, 1)
     at_least("--seed", seed, 0)
     check_folder("--out", out)
+    fields = parsed_settings(architecture, "--architecture")
 
     from latentlab.analyze import analyze as analyze_subject
     from latentlab.analyze import chosen_metrics, subject_of_folder, subject_of_tokenizer
@@ -112,9 +117,9 @@ def analyze(
         subject = subject_of_folder(latents, limit=limit, seed=seed)
     else:
         source = data or _DEFAULT_DATA
-        particulars = _particulars(limit, release, weights and weights.stem)
+        particulars = _particulars(limit, release, weights and weights.stem, *(architecture or ()))
         folder = out or _RUNS / "-".join(["analyze", slug(tokenizer), slug(source), *map(slug, particulars)])
-        model = open_tokenizer(tokenizer, source, weights=weights, release=release, device=where)
+        model = open_tokenizer(tokenizer, source, weights=weights, release=release, architecture=fields, device=where)
         images = open_data(source, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
         make_writable(folder)
         subject = subject_of_tokenizer(model, images, device=where)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from latentlab.cli.options import (
+    ArchitectureFields,
     AsJson,
     BatchSize,
     Data,
@@ -20,6 +21,7 @@ from latentlab.cli.options import (
     Weights,
     at_least,
     check_folder,
+    parsed_settings,
 )
 from latentlab.errors import UserError
 
@@ -47,6 +49,7 @@ def encode(
     batch_size: BatchSize = None,
     weights: Weights = None,
     release: Release = None,
+    architecture: ArchitectureFields = None,
     image_size: ImageSize = None,
     masks: Masks = None,
     skip_bad: SkipBad = False,
@@ -56,14 +59,16 @@ def encode(
 ) -> None:
     """Encode images into a folder of latents.
 
-    The folder holds safetensors shards in LightningDiT's layout and store.json. An interrupted run continues where it
-    stopped; a finished one with the same input is left as it is, and reported as reused. Under torchrun the processes share
-    the images; the latents are the same for any number of them.
+    The folder holds safetensors shards in LightningDiT's layout and store.json; its trainer needs --flip, and images in one
+    folder per class for their labels. An interrupted run continues where it stopped; a finished one with the same input is
+    left as it is, and reported as reused. Under torchrun the processes share the images; the latents are the same for any
+    number of them.
     """
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
     at_least("--seed", seed, 0)
     check_folder("--out", out)
+    fields = parsed_settings(architecture, "--architecture")
 
     from latentlab.data import open_data
     from latentlab.encoding import default_batch_size, encode_images, open_tokenizer, store_request
@@ -72,10 +77,11 @@ def encode(
 
     where = choose_device(device)
     prepare_threads()
-    model = open_tokenizer(tokenizer, data, weights=weights, release=release, device=where)
+    model = open_tokenizer(tokenizer, data, weights=weights, release=release, architecture=fields, device=where)
     images = open_data(data, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
     size = batch_size or default_batch_size(images.image_size, where)
-    reused = _is_finished(out, store_request(model, images, dtype, (seed, size) if sample else None, flip, precision))
+    request = store_request(model, images, dtype, (seed, size) if sample else None, flip, precision)
+    reused = _is_finished(out, request, with_masks=images.has_masks)
     with joined_ranks() as ranks:
         store = encode_images(
             model,
@@ -119,7 +125,7 @@ def _report(store: "LatentStore", images: "ImageSet", out: Path, reused: bool, j
     )
 
 
-def _is_finished(out: Path, request: dict[str, Any]) -> bool:
+def _is_finished(out: Path, request: dict[str, Any], with_masks: bool) -> bool:
     """Return whether the folder holds finished latents of this very request.
 
     Raises:
@@ -133,6 +139,10 @@ def _is_finished(out: Path, request: dict[str, Any]) -> bool:
     except UserError:  # absent, unfinished or damaged: there is nothing to lose
         return False
     if manifest is not None and (difference := first_difference(manifest.request, request)):
+        if with_masks != (manifest.mask_size is not None):
+            difference = (
+                f"{'without' if with_masks else 'with'} --masks there, {'with' if with_masks else 'without'} here"
+            )
         raise UserError(
             f"{out} holds finished latents of another request ({difference}): choose another --out, or delete it"
         )

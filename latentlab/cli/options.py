@@ -28,6 +28,14 @@ Release = Annotated[
     str | None,
     typer.Option("--release", metavar="NAME", help="Which weights of the tokenizer (default: what suits the data)."),
 ]
+ArchitectureFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--architecture",
+        metavar="FIELD=VALUE",
+        help="Architecture field of the weights that differs from the published one (ch=64); may be repeated.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", help="Use at most N images, balanced over the classes.")
 ]

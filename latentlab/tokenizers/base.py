@@ -1,6 +1,9 @@
 """The interface of every image tokenizer: images in [-1,1] in, un-normalised latents out, and back."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +16,11 @@ class Tokenizer(nn.Module, ABC):
 
     Attributes:
         spec: name, release, kind, shapes and normalisation; goes into every store made with this tokenizer.
+        overrides: architecture fields that differ from what belongs to the weights, by request: latents depend on them too.
     """
 
     spec: TokenizerSpec
+    overrides: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:

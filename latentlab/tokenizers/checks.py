@@ -4,16 +4,29 @@ from torch import Tensor
 
 from latentlab.errors import UserError
 
+_FAR = 16
+"""Far outside [-1,1]: bytes as floats are beyond it, noise and overshooting interpolation are not."""
+
 
 def check_images(images: Tensor, name: str, channels: int = 3, factor: int = 1) -> None:
-    """Raise `UserError` unless ``images`` is a float batch [n,channels,H,W] whose sides are multiples of ``factor``."""
+    """Raise `UserError` unless ``images`` is a float batch [n,channels,H,W] whose sides are multiples of ``factor``.
+
+    On the CPU also when they are far outside [-1,1].
+    """
     if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
         raise UserError(
             f"images must be a float batch [n,{channels},H,W] in [-1,1], got {images.dtype} {list(images.shape)}"
         )
     height, width = images.shape[2:]
     if height % factor or width % factor or not height or not width:
-        raise UserError(f"images of {height}x{width} pixels do not fit '{name}': sides must be multiples of {factor}")
+        raise UserError(
+            f"images of {height}x{width} pixels do not fit '{name}': sides must be multiples of {factor}; choose --image-size"
+        )
+    # Looking costs a GPU its lead over the CPU, so only what a CPU encodes is looked at: hardly anything beside the encoder.
+    if images.device.type == "cpu" and images.numel() and images.amax() > _FAR:
+        raise UserError(
+            f"images must be in [-1,1], got values up to {images.amax():.4g}: divide by 127.5 and subtract 1"
+        )
 
 
 def check_latents(latents: Tensor, channels: int) -> None:

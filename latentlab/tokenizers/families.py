@@ -52,6 +52,7 @@ class LoadRequest:
         ema: take averaged weights where the file has both.
         own_file: whether ``path`` is the release's own file, not one that the user gave.
         download: fetch further files that are missing.
+        companions: where the release's further files are, if ``path`` is its own.
     """
 
     name: str
@@ -61,11 +62,16 @@ class LoadRequest:
     ema: bool = True
     own_file: bool = True
     download: bool = False
+    companions: tuple[Path, ...] = ()
 
     @property
     def architecture(self) -> dict[str, Any]:
         """Fields of the release, changed by the overrides."""
         return {**(self.release.architecture or {}), **self.overrides}
+
+    def beside(self, filename: str) -> Path:
+        """Return where a file that belongs to the weights is: a companion in another cache, else beside them if anywhere."""
+        return next((path for path in self.companions if path.name == filename), self.path.parent / filename)
 
 
 @dataclass(frozen=True)

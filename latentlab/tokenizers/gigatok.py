@@ -54,4 +54,4 @@ def load_gigatok(request: LoadRequest) -> GigaTok:
         state = read_state_dict(request.path, wrappers=(AVERAGED, *RAW) if request.ema else RAW)
     architecture = requested_architecture(request, GigaTokArchitecture)
     spec = sequence_spec(request, architecture, codebook_size=architecture.codebook_size, raw=not request.ema)
-    return filled(lambda: GigaTok(architecture, spec), state, f"{request.path} for '{request.name}'", UNUSED)
+    return filled(lambda: GigaTok(architecture, spec), state, request, UNUSED)

@@ -7,7 +7,6 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from latentlab.errors import UserError
 from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.architecture import read_architecture
@@ -15,7 +14,7 @@ from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.hub_architecture import DCArchitecture, RAEArchitecture
 from latentlab.tokenizers.published import load_published
-from latentlab.tokenizers.published_config import json_beside
+from latentlab.tokenizers.published_config import check_class, read_config
 
 A = TypeVar("A", bound=BaseModel)
 T = TypeVar("T", bound=Tokenizer)
@@ -34,10 +33,9 @@ def hub_architecture(request: LoadRequest, network: str, model: type[A]) -> A:
     Raises:
         UserError: ``config.json`` is damaged or of another network; an unknown override, or a value that cannot be.
     """
-    config = json_beside(request.path)
-    found = config.get("_class_name", network)
-    if found != network:
-        raise UserError(f"{request.path.parent / 'config.json'} describes {found}, but '{request.name}' is {network}")
+    path = request.beside("config.json")
+    config = read_config(path)
+    check_class(config, path, (network,))
     published = {field: config[field] for field in model.model_fields if field in config}
     return read_architecture({**(request.release.architecture or {}), **published, **request.overrides}, model)
 
@@ -64,5 +62,12 @@ def put_weights(build: Callable[[], T], state: Mapping[str, Tensor], request: Lo
     with torch.device("meta"):  # no time and memory for random weights that are overwritten
         tokenizer = build()
     tokenizer.to_empty(device="cpu")
-    load_published(tokenizer, state, ema=False, source=f"{request.path} for '{request.name}'")
+    config = request.beside("config.json")
+    load_published(
+        tokenizer,
+        state,
+        ema=False,
+        source=f"{request.path} for '{request.name}'",
+        config=config if config.is_file() else None,
+    )
     return tokenizer.eval().requires_grad_(False)

@@ -100,10 +100,16 @@ LAYOUTS = (DIFFUSERS, LLAMAGEN, FLUX2, TRANSFORMERS4)
 def published_names(ours: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
     """Return each of ``ours`` with its name in the layout of ``keys``; its own where that is none of `LAYOUTS`."""
     ours, keys = list(ours), list(keys)
-    for layout in LAYOUTS:
-        if _begins(keys, layout.mark) and not _begins(ours, layout.mark):
-            return layout.names(ours, keys)
+    layout = layout_of(keys)
+    if layout is not None and not _begins(ours, layout.mark):
+        return layout.names(ours, keys)
     return {name: name for name in ours}
+
+
+def layout_of(keys: Iterable[str]) -> Layout | None:
+    """Return which of `LAYOUTS` the ``keys`` of a file have; None for our own names."""
+    keys = list(keys)
+    return next((layout for layout in LAYOUTS if _begins(keys, layout.mark)), None)
 
 
 def as_convolutions(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

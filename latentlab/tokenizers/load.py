@@ -11,15 +11,23 @@ from latentlab.errors import UserError
 from latentlab.runtime import choose_device
 from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.families import FAMILIES, LoadRequest
-from latentlab.tokenizers.identify import CUSTOM, custom_release, published_file, release_of_file
+from latentlab.tokenizers.identify import (
+    CUSTOM,
+    check_unaltered,
+    confirmed,
+    custom_release,
+    published_file,
+    release_of_file,
+)
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
 from latentlab.tokenizers.zoo import (
     embedded_path,
     find_release,
-    find_release_weights,
+    find_release_files,
     plugins,
+    readable,
     releases_of,
 )
 
@@ -43,14 +51,16 @@ def load_tokenizer(
         architecture: fields that differ from the release's (``ch``, ``n_embed``, ...); ``use_ema`` stands for ``ema``. Of
             ``mind`` only ``base_weights``: the file of the tokenizer whose ids it embeds, if that is not a known release.
         release: which weights (`zoo_entries` lists them). Left out: with ``weights`` the release that has their SHA-256, or
-            ``custom`` and the published layout; else the embedded weights where there are some.
+            ``custom`` and the published layout; else the embedded weights where there are some. Said of a file that has not its
+            published SHA-256, it stands for the layout only, unless ``architecture`` differs.
         device: where the tokenizer is put (names as in `choose_device`).
         ema: use the averaged weights when the file has both, as the authors' evaluation does; without, the release's name
             ends in ``-raw``, so that latents of the two are never mistaken for each other.
         download: fetch published weights that are not on this machine; otherwise nothing touches the network.
 
     Raises:
-        UserError: unknown name, release or field; file missing, unsafe, damaged or not fitting (all misfits in one error).
+        UserError: unknown name, release or field; file missing, altered, unsafe, damaged or not fitting (all misfits in one
+            error).
     """
     device = choose_device(device) if isinstance(device, str) else device
     known_plugins = plugins()
@@ -58,19 +68,37 @@ def load_tokenizer(
         return _from_plugin(known_plugins[name], weights, architecture, release).to(device).eval()
     overrides = dict(architecture or {})
     ema = overrides.pop("use_ema", ema)
-    path = None if weights is None else Path(weights)
+    path = None if weights is None else Path(weights).expanduser()
     if path is not None and name in ZOO and path.is_dir():
         path = published_file(name, path, release)
     header = None if path is None else read_weight_metadata(path)
     if name in ZOO and header is not None and header.name in ZOO and header.name != name:
         raise UserError(f"{path} holds the tokenizer '{header.name}', not '{name}': ask for '{header.name}'")
-    chosen = _release(name, release, path, header)
-    if path is None:
-        path = embedded_file(name, chosen) if chosen.weights is None else find_release_weights(name, chosen, download)
-    request = LoadRequest(name, chosen, path, overrides, ema, own_file=weights is None, download=download)
+    chosen = _release(name, release, path, header, resized=bool(overrides))
+    companions: list[Path] = []
+    if path is None and chosen.weights is None:
+        path = embedded_file(name, chosen)
+    elif path is None:
+        path, *companions = find_release_files(name, chosen, download)
+        if not overrides:
+            check_unaltered(chosen, [path, *companions])
+        path = readable(chosen, path)
+    request = LoadRequest(
+        name,
+        chosen,
+        path,
+        overrides,
+        ema,
+        own_file=weights is None,
+        download=download,
+        companions=tuple(companions),
+    )
     if chosen.family not in FAMILIES:
         raise UserError(f"{path} holds a tokenizer of the family '{chosen.family}', which this latentlab does not know")
-    return FAMILIES[chosen.family].load(request).to(device)
+    tokenizer = FAMILIES[chosen.family].load(request)
+    if chosen.family != "mind":  # there the only one is a file, whose hash the specification has
+        tokenizer.overrides = overrides
+    return tokenizer.to(device)
 
 
 def embedded_file(name: str, release: Release) -> Path:
@@ -85,8 +113,13 @@ def embedded_file(name: str, release: Release) -> Path:
     return path
 
 
-def _release(name: str, release: str | None, path: Path | None, header: WeightMetadata | None) -> Release:
-    """Return the release to load: the one asked for, or what the file itself is, or the preferred one."""
+def _release(
+    name: str, release: str | None, path: Path | None, header: WeightMetadata | None, resized: bool
+) -> Release:
+    """Return the release to load: the one asked for, or what the file itself is, or the preferred one.
+
+    A file that is given as a release and has not its published hash is called custom, unless it is of another size on purpose.
+    """
     if header is not None and (name not in ZOO or release in (None, header.release)):
         own = next((known for known in ZOO.get(name, ()) if known.name == header.release), None)
         return own or Release(release or header.release, "unknown", family=header.family)
@@ -97,7 +130,10 @@ def _release(name: str, release: str | None, path: Path | None, header: WeightMe
             f"the weights of '{name}' are a file without a release ('{CUSTOM}'): give it with --weights (of a generator's "
             "tokenizer with --tokenizer-weights)"
         )
-    return releases_of(name)[0] if release is None else find_release(name, release)
+    if release is None:
+        return releases_of(name)[0]
+    said = find_release(name, release)
+    return said if path is None or resized else confirmed(said, path)
 
 
 def _from_plugin(

@@ -5,11 +5,12 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.maetok_architecture import MAETokArchitecture
 from latentlab.tokenizers.maetok_network import Decoder, Encoder
-from latentlab.tokenizers.sequence_architecture import requested_architecture
+from latentlab.tokenizers.sequence_architecture import overrides_of, recorded_fields, requested_architecture
 from latentlab.tokenizers.sequence_tokenizer import SequenceTokenizer, filled, sequence_spec
 from latentlab.weights import read_state_dict
 
@@ -27,6 +28,11 @@ UNUSED = (
     "projection.",
 )
 """Beginnings of the names of what published files may hold for training alone."""
+
+STATISTICS = {"vq_mean", "vq_std"}
+
+SIZE = {"embed_dim", "depth", "num_heads"}
+"""Fields that no published configuration has."""
 
 CLASS_TOKEN, POSITIONS = "decoder.model.cls_token", "decoder.model.pos_embed"
 
@@ -69,10 +75,27 @@ def load_kind(request: LoadRequest, kind: type[M], fields: type[MAETokArchitectu
         UserError: see `load_maetok`.
     """
     state = read_state_dict(request.path)
+    check_statistics(request, fields)
     architecture = with_class_token(requested_architecture(request, fields), state)
     spec = sequence_spec(request, architecture, shift=architecture.vq_mean, scale=1 / architecture.vq_std)
     unused = UNUSED if architecture.use_ape else (*UNUSED, POSITIONS)
-    return filled(lambda: kind(architecture, spec), state, f"{request.path} for '{request.name}'", unused)
+    return filled(lambda: kind(architecture, spec), state, request, unused)
+
+
+def check_statistics(request: LoadRequest, fields: type[MAETokArchitecture]) -> None:
+    """Raise `UserError` where nobody says by what mean and deviation the latents of a published network are normalised.
+
+    A ``config.json`` that leaves them out means the authors' defaults, 0 and 1, and so does another size of the network, which
+    no published weights have.
+    """
+    overrides = overrides_of(request, fields)
+    known = {**(request.release.architecture or {}), **overrides}
+    if known.keys() >= STATISTICS or overrides.keys() & SIZE or recorded_fields(request, fields):
+        return
+    raise UserError(
+        f"{request.beside('config.json')} is missing: it says by what the latents of '{request.name}' are normalised; put it "
+        "there, say the --release, or give --architecture vq_mean=... and --architecture vq_std=..."
+    )
 
 
 def with_class_token(architecture: MAETokArchitecture, state: Mapping[str, Tensor]) -> MAETokArchitecture:

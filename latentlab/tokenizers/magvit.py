@@ -13,7 +13,8 @@ from latentlab.tokenizers.architecture import MagvitArchitecture, read_architect
 from latentlab.tokenizers.base import DiscreteTokenizer
 from latentlab.tokenizers.checks import check_images, check_indices, check_latents
 from latentlab.tokenizers.families import LoadRequest
-from latentlab.tokenizers.published import load_published
+from latentlab.tokenizers.published import has_averages, load_published
+from latentlab.tokenizers.published_config import without_section
 from latentlab.tokenizers.quantizers import LookupFreeQuantizer
 from latentlab.weights import read_state_dict
 
@@ -222,15 +223,18 @@ class MagvitTokenizer(DiscreteTokenizer):
 
 
 def load_magvit(request: LoadRequest) -> MagvitTokenizer:
-    """Return the tokenizer; without ``ema`` its release's name ends in ``-raw``.
+    """Return the tokenizer; with raw weights, asked for or because the file has no others, its release's name ends in ``-raw``.
 
     Raises:
         UserError: a file that is missing, unsafe, damaged, or does not fit the architecture; an unknown architecture field.
     """
-    config = read_architecture(request.architecture, MagvitArchitecture)
+    config = read_architecture(
+        {**(request.release.architecture or {}), **without_section(request.overrides)}, MagvitArchitecture
+    )
+    state = read_state_dict(request.path, wrappers=("state_dict",))
     spec = TokenizerSpec(
         name=request.name,
-        release=request.release.name if request.ema else f"{request.release.name}-raw",
+        release=request.release.label(request.ema and (has_averages(state) or not request.release.averaged)),
         kind="lfq",
         layout="grid",
         channels=config.z_channels,
@@ -238,7 +242,6 @@ def load_magvit(request: LoadRequest) -> MagvitTokenizer:
         codebook_size=config.n_embed,
         weights_sha256=file_sha256(request.path),
     )
-    state = read_state_dict(request.path, wrappers=("state_dict",))
     with torch.device("meta"):  # no time and memory for random weights that are overwritten
         tokenizer = MagvitTokenizer(config, spec)
     tokenizer.to_empty(device="cpu")

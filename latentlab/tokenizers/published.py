@@ -1,11 +1,12 @@
 """State dicts as they are published -> the parameters of one module, or one error that lists all that does not fit."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from latentlab.tokenizers.layouts import as_convolutions, published_names
-from latentlab.weight_fit import check_fits
+from latentlab.weight_fit import check_finite, check_fits
 
 UNUSED = (
     "loss.",
@@ -22,7 +23,23 @@ _BOOKKEEPING = {EMA + name for name in ("decay", "num_updates")}
 """Left behind in files whose averaged weights were made the only ones, as in those of Stable Diffusion's autoencoder."""
 
 
-def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str) -> None:
+def has_averages(state: Mapping[str, Tensor]) -> bool:
+    """Whether a file with these keys holds averaged weights, or says that its only ones are."""
+    return any(key.startswith(EMA) for key in state)
+
+
+def remedy(config: Path | None = None) -> str:
+    """Return what the error about weights that do not fit ends with; ``config`` is the file that some fields came from."""
+    read = "" if config is None else f" from {config}"
+    return (
+        f". Give the file that belongs to this tokenizer, or the fields of architecture that differ{read} "
+        "(--architecture FIELD=VALUE)"
+    )
+
+
+def load_published(
+    module: nn.Module, state: Mapping[str, Tensor], *, ema: bool, source: str, config: Path | None = None
+) -> None:
     """Copy ``state`` into ``module``, whose parameter names are the authors'; those of `layouts` are understood too.
 
     Args:
@@ -30,29 +47,31 @@ def load_published(module: nn.Module, state: Mapping[str, Tensor], *, ema: bool,
         state: key -> tensor, without wrapper.
         ema: take the averaged weights when the file has them, as the authors' own evaluation does.
         source: what the error calls the file.
+        config: the ``config.json`` that the module was built by, if one was read; for the error.
 
     Raises:
-        UserError: anything is missing, left over or of another shape; lists the first few by the file's own names and says
-            how many.
+        UserError: anything is missing, left over, of another shape, NaN or infinite; lists the first few by the file's own
+            names and says how many.
     """
     kept = {key: tensor for key, tensor in state.items() if not key.startswith(UNUSED)}
     raw = {key: tensor for key, tensor in kept.items() if not key.startswith(EMA)}
     averaged = {key: tensor for key, tensor in kept.items() if key.startswith(EMA) and key not in _BOOKKEEPING}
     own = module.state_dict()
-    chosen = rename_ema(averaged, own) if ema and averaged else raw
-    names = published_names(own, chosen)
+    averages = ema and bool(averaged)
+    chosen = averaged if averages else raw
+    names = ema_names(own) if averages else published_names(own, chosen)
     expected = {names[name]: tensor for name, tensor in own.items()}
     chosen = as_convolutions(chosen, expected)
-    remedy = ". Give the file that belongs to this tokenizer, or the fields of architecture that differ"
-    check_fits(chosen, expected, f"{source} does not fit the architecture", remedy)
+    check_fits(chosen, expected, f"{source} does not fit the architecture", remedy(config))
+    check_finite(chosen, source)
     module.load_state_dict({name: chosen[names[name]] for name in own})
 
 
-def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Return averaged weights under the module's own names; what belongs to none of them keeps its key.
+def ema_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the module's own names, each with that of its averaged copy in a file.
 
-    Lightning's EMA copies are stored under the parameter's name with every dot removed, which cannot be undone without
-    knowing the names: ``model_ema.encoderconv_inweight`` is ``encoder.conv_in.weight``.
+    Lightning's EMA copies are stored under the parameter's name with every dot removed: ``model_ema.encoderconv_inweight``
+    belongs to ``encoder.conv_in.weight``.
     """
     squashed: dict[str, str] = {}
     for name in names:
@@ -60,4 +79,4 @@ def rename_ema(averaged: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
         if key in squashed:
             raise RuntimeError(f"'{name}' and '{squashed[key]}' have the same name in the EMA weights")
         squashed[key] = name
-    return {squashed.get(key, key): tensor for key, tensor in averaged.items()}
+    return {name: key for key, name in squashed.items()}

@@ -1,9 +1,9 @@
 """Configurations that lie beside published weights as ``config.json``, in terms of `Architecture`. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +39,8 @@ class AutoencoderKLConfig(BaseModel):
 
     Those with one possible value are checked, the others in ``WITHOUT_EFFECT`` are left aside.
     """
+
+    NETWORKS: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderKLFlux2")
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,6 +102,8 @@ RENAMED = {
 class LlamaGenConfig(BaseModel):
     """Fields of LlamaGen's ``ModelArgs`` that have another name here."""
 
+    NETWORKS: ClassVar[tuple[str, ...]] = ()
+
     model_config = ConfigDict(extra="forbid")
 
     codebook_size: int = 0
@@ -114,24 +118,52 @@ class LlamaGenConfig(BaseModel):
         Raises:
             ValueError: the decoder has other multiples than the encoder.
         """
-        found = {"n_embed": self.codebook_size, "embed_dim": self.codebook_embed_dim, "ch_mult": self.encoder_ch_mult}
-        if self.decoder_ch_mult != self.encoder_ch_mult:
+        multiples = self.encoder_ch_mult or self.decoder_ch_mult  # one alone stands for both
+        found = {"n_embed": self.codebook_size, "embed_dim": self.codebook_embed_dim, "ch_mult": multiples}
+        if self.decoder_ch_mult not in ((), multiples):
             raise ValueError(
                 f"encoder_ch_mult {self.encoder_ch_mult} and decoder_ch_mult {self.decoder_ch_mult} differ"
             )
         return Published({name: value for name, value in found.items() if value})
 
 
-DIALECTS: tuple[type[AutoencoderKLConfig | LlamaGenConfig], ...] = (AutoencoderKLConfig, LlamaGenConfig)
+class LDMConfigFile(BaseModel):
+    """Fields of the authors' configurations of latent diffusion's network that have another name here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    use_variational: bool = True
+
+    def published(self) -> Published:
+        """Return what was given."""
+        return Published({"double_z": self.use_variational})
+
+
+Dialect: TypeAlias = type[AutoencoderKLConfig | LlamaGenConfig]
+
+DIALECTS: tuple[type[AutoencoderKLConfig | LlamaGenConfig | LDMConfigFile], ...] = (
+    AutoencoderKLConfig,
+    LlamaGenConfig,
+    LDMConfigFile,
+)
 
 AS_HERE = frozenset({"in_channels", "z_channels", "use_quant_conv", "use_post_quant_conv", "batch_norm_eps"})
 """Published fields that have the same name and meaning here."""
 
 WITHOUT_EFFECT = frozenset(
     {"sample_size", "force_upcast", "latents_mean", "latents_std", "batch_norm_momentum"}
-    | {"codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio", "dropout_p"}
+    | {"codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio", "dropout_p", "dropout"}
 )
 """Published fields that only training or a pipeline reads."""
+
+
+def without_section(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return architecture fields without those that have no effect, and those of the authors' section ``ddconfig`` among them."""
+    section = fields.get("ddconfig", {})
+    if not isinstance(section, Mapping):
+        raise UserError(f"architecture field 'ddconfig' must be a table of fields, got {section!r}")
+    flat = {**section, **{name: value for name, value in fields.items() if name != "ddconfig"}}
+    return {name: value for name, value in flat.items() if name not in WITHOUT_EFFECT}
 
 
 def translated(fields: Mapping[str, Any], source: str) -> Published:
@@ -144,7 +176,7 @@ def translated(fields: Mapping[str, Any], source: str) -> Published:
     Raises:
         UserError: a value that cannot be, or that no network here has.
     """
-    rest = {name: value for name, value in fields.items() if name not in WITHOUT_EFFECT}
+    rest = without_section(fields)
     found = Published({})
     for dialect in DIALECTS:
         given = {name: rest.pop(name) for name in dialect.model_fields if name in rest}
@@ -157,29 +189,36 @@ def translated(fields: Mapping[str, Any], source: str) -> Published:
     return found | Published(rest)
 
 
-def config_beside(weights: Path) -> Published:
-    """Return what ``config.json`` beside ``weights`` says.
+def published_config(path: Path, dialect: Dialect) -> Published:
+    """Return what the ``config.json`` at ``path`` says about weights in the layout that ``dialect`` is published with.
 
-    A file without any field that is published says something else and is left aside, as are unknown fields.
+    A file without any field of the dialect says something else and is left aside, as are unknown fields.
 
     Raises:
         UserError: not JSON, or a network that is not ours.
     """
-    config = json_beside(weights)
-    theirs = frozenset().union(*(dialect.model_fields for dialect in DIALECTS))
-    if not theirs.intersection(config):
+    config = read_config(path)
+    check_class(config, path, dialect.NETWORKS)
+    if not set(dialect.model_fields).intersection(config):
         return Published({})
-    known = (theirs | AS_HERE).intersection(config)
-    return translated({name: config[name] for name in known}, str(weights.parent / "config.json"))
+    known = (set(dialect.model_fields) | AS_HERE).intersection(config)
+    return translated({name: config[name] for name in known}, str(path))
 
 
-def json_beside(weights: Path) -> dict[str, Any]:
-    """Return the object in ``config.json`` beside ``weights``; empty where there is none.
+def check_class(config: Mapping[str, Any], path: Path, networks: Sequence[str]) -> None:
+    """Raise `UserError` if the ``config.json`` at ``path`` names another class of diffusers than one of ``networks``."""
+    found = config.get("_class_name")
+    if found is not None and found not in networks:
+        expected = f", not {' or '.join(networks)}" if networks else ""
+        raise UserError(f"{path} describes {found}{expected}: it does not belong to the weights; move it away")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the object in the ``config.json`` at ``path``; empty where there is none.
 
     Raises:
         UserError: not JSON.
     """
-    path = weights.parent / "config.json"
     content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 

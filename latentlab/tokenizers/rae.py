@@ -59,7 +59,7 @@ class RepresentationAutoencoder(Tokenizer):
         if size not in ((config.resolution, config.resolution), (inner, inner)):
             raise UserError(
                 f"images of {size[0]}x{size[1]} pixels do not fit '{self.spec.name}': it takes "
-                f"{config.resolution}x{config.resolution}"
+                f"{config.resolution}x{config.resolution}; give --image-size {config.resolution}"
             )
         pixels = (images.to(self.encoder_mean) + 1) / 2
         if size != (inner, inner):

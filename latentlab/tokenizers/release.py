@@ -20,6 +20,7 @@ class Release:
         architecture: fields of the published configuration; None when the weight file itself records them.
         shift: subtracted from latents by `normalize`, one number or one per channel.
         scale: multiplied by `normalize`.
+        averaged: whether the published file holds averaged weights beside the raw ones, and its authors evaluate with them.
         statistics: name of a file of per-channel ``mean`` and ``std`` that, beside the weights, replaces shift and scale.
     """
 
@@ -32,6 +33,11 @@ class Release:
     statistics: str | None = None
     companions: tuple[WeightFile, ...] = ()
     family: str = "ldm"
+    averaged: bool = False
+
+    def label(self, ema: bool) -> str:
+        """Return the name under which latents are recorded: that of raw weights ends in ``-raw``."""
+        return self.name if ema else f"{self.name}-raw"
 
     @property
     def embedded(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from latentlab.tokenizers.architecture import read_architecture
-from latentlab.tokenizers.published_config import json_beside
+from latentlab.tokenizers.published_config import read_config
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64
 """Channels of one attention head in every published model."""
 
-SYNONYMS = {"width": "embed_dim", "num_layers": "depth"}
-"""What the modules of TiTok and GigaTok call the fields that change a size."""
+SYNONYMS = {"width": "embed_dim", "hidden_size": "embed_dim", "num_layers": "depth"}
+"""What published modules and configurations of transformers call the fields that change a size."""
 
 PerHalf = int | tuple[int, int] | None
 """One number for encoder and decoder, or one for each; None for the published one."""
@@ -103,9 +103,22 @@ def requested_architecture(request: "LoadRequest", model: type[A]) -> A:
     Raises:
         UserError: a damaged ``config.json``; an unknown override, or a value that cannot be.
     """
-    header = read_weight_metadata(request.path)
-    said = json_beside(request.path) if header is None else header.architecture
-    beside = {name: value for name, value in model.flat(said).items() if name in model.model_fields}
-    overrides = {SYNONYMS.get(name, name): value for name, value in model.flat(request.overrides).items()}
-    kept = {name: value for name, value in overrides.items() if name not in model.WITHOUT_EFFECT}
+    beside = recorded_fields(request, model)
+    kept = {name: value for name, value in overrides_of(request, model).items() if name not in model.WITHOUT_EFFECT}
     return read_architecture({**(beside or request.release.architecture or {}), **kept}, model)
+
+
+def recorded_fields(request: "LoadRequest", model: type[A]) -> dict[str, Any]:
+    """Return the fields of ``model`` that latentlab wrote into the file, or else ``config.json`` holds.
+
+    Raises:
+        UserError: damaged.
+    """
+    header = read_weight_metadata(request.path)
+    said = read_config(request.beside("config.json")) if header is None else header.architecture
+    return {name: value for name, value in model.flat(said).items() if name in model.model_fields}
+
+
+def overrides_of(request: "LoadRequest", model: type[A]) -> dict[str, Any]:
+    """Return the overrides under our names."""
+    return {SYNONYMS.get(name, name): value for name, value in model.flat(request.overrides).items()}

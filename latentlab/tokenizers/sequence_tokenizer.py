@@ -13,8 +13,10 @@ from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from latentlab.tokenizers.checks import check_images
 from latentlab.tokenizers.families import LoadRequest, Shape
+from latentlab.tokenizers.published import remedy
 from latentlab.tokenizers.quantizers import Codebook
-from latentlab.weight_fit import check_fits
+from latentlab.tokenizers.weight_metadata import read_weight_metadata
+from latentlab.weight_fit import check_finite, check_fits
 
 T = TypeVar("T", bound=Tokenizer)
 
@@ -69,7 +71,8 @@ class SequenceTokenizer(Tokenizer):
         (height, width), side = images.shape[2:], self.architecture.resolution
         if (height, width) != (side, side):
             raise UserError(
-                f"images of {height}x{width} pixels do not fit '{self.spec.name}': its 1-D latents are for {side}x{side} only"
+                f"images of {height}x{width} pixels do not fit '{self.spec.name}': its 1-D latents are for {side}x{side} only: "
+                f"give --image-size {side}"
             )
         return images.to(self._like)
 
@@ -138,7 +141,7 @@ def sequence_spec(
     """
     return TokenizerSpec(
         name=request.name,
-        release=f"{request.release.name}-raw" if raw else request.release.name,
+        release=request.release.label(not raw),
         kind="continuous" if codebook_size is None else "vq",
         layout="sequence",
         channels=architecture.latent_shape[1],
@@ -149,23 +152,27 @@ def sequence_spec(
     )
 
 
-def filled(build: Callable[[], T], state: Mapping[str, Tensor], source: str, unused: tuple[str, ...] = ()) -> T:
+def filled(
+    build: Callable[[], T], state: Mapping[str, Tensor], request: LoadRequest, unused: tuple[str, ...] = ()
+) -> T:
     """Return the tokenizer that ``build`` makes with the weights ``state``, ready to use.
 
     Args:
         build: makes it; called where parameters take no memory.
         state: tensors by published name.
-        source: what the error calls the file.
+        request: names the file.
         unused: beginnings of the names of what only training needs.
 
     Raises:
-        UserError: anything is missing, left over or of another shape.
+        UserError: anything is missing, left over, of another shape, NaN or infinite.
     """
     with torch.device("meta"):  # no time and memory for random weights that are overwritten
         tokenizer = build()
     tokenizer.to_empty(device="cpu")
     used = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
-    remedy = ". Give the file that belongs to this tokenizer, or the fields of architecture that differ"
-    check_fits(used, tokenizer.state_dict(), f"{source} does not fit the architecture", remedy)
+    source, config = f"{request.path} for '{request.name}'", request.beside("config.json")
+    read = config if config.is_file() and read_weight_metadata(request.path) is None else None
+    check_fits(used, tokenizer.state_dict(), f"{source} does not fit the architecture", remedy(read))
+    check_finite(used, source)
     tokenizer.load_state_dict(used)
     return tokenizer.eval().requires_grad_(False)

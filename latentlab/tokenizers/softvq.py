@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentlab.errors import UserError
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.maetok import MAETok, load_kind
@@ -74,6 +75,29 @@ class SoftVQ(MAETok):
     def indices(self, images: Tensor) -> Tensor:
         """Return the code with the largest weight for each token, int64 [n,l], counted within the token's codebook."""
         return self.quantize.nearest(self.features(self.checked(images)))
+
+    @property
+    def codebook(self) -> Tensor:
+        """There is none that latents are entries of.
+
+        Raises:
+            UserError: always.
+        """
+        raise self._no_codes()
+
+    def codes(self, indices: Tensor) -> Tensor:
+        """Latents cannot be had from indices.
+
+        Raises:
+            UserError: always.
+        """
+        raise self._no_codes()
+
+    def _no_codes(self) -> UserError:
+        return UserError(
+            f"latents of '{self.spec.name}' are mixtures of many codes: its indices name the nearest ones and cannot be decoded; "
+            "use encode and decode"
+        )
 
 
 def load_softvq(request: LoadRequest) -> SoftVQ:

@@ -82,7 +82,7 @@ def load_titok(request: LoadRequest) -> TiTok:
     architecture = requested_architecture(request, TiTokArchitecture)
     spec = sequence_spec(request, architecture, codebook_size=architecture.n_embed)
     kind = kind_of(architecture)
-    return filled(lambda: kind(architecture, spec), state, f"{request.path} for '{request.name}'")
+    return filled(lambda: kind(architecture, spec), state, request)
 
 
 def kind_of(architecture: TiTokArchitecture) -> type[TiTok]:

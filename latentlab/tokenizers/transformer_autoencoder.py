@@ -182,4 +182,4 @@ def load_transformer(request: LoadRequest) -> TransformerAutoencoder:
         digest = file_sha256(request.path)
         return build_transformer(fields, name=request.name, release=request.release.name, weights_sha256=digest)
 
-    return filled(build, read_state_dict(request.path), f"{request.path} for '{request.name}'")
+    return filled(build, read_state_dict(request.path), request)

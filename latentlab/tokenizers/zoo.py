@@ -10,7 +10,7 @@ from latentlab.tokenizers.families import FAMILIES, Shape
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import read_weight_metadata
-from latentlab.weights import WeightFile, find_weights, local_copy
+from latentlab.weights import WeightFile, converted_copy, find_files, local_copy
 from mind import weight_files as mind_files
 
 ENTRY_POINTS = "latentlab.tokenizers"
@@ -109,6 +109,14 @@ def published_release(name: str, release: str | None = None) -> Release:
         return find_release(name, release)
     releases = releases_of(name)
     return next((known for known in releases if not known.embedded), releases[0])
+
+
+def published_namesake(name: str) -> str | None:
+    """Return the published tokenizer that is easily mistaken for ``name``, of which only embedded weights are known."""
+    if name not in ZOO or not all(release.embedded for release in ZOO[name]):
+        return None
+    published = (other for other, releases in ZOO.items() if not all(release.embedded for release in releases))
+    return next((other for other in published if name in (other.replace("-", ""), other.removesuffix("-vae"))), None)
 
 
 def release_files(release: Release) -> tuple[WeightFile, ...]:
@@ -217,19 +225,35 @@ def local_path(name: str, release: Release) -> Path | None:
     """Return where the weights of a release are on this machine, or None; looks, never downloads."""
     if release.weights is not None:
         try:
-            return find_release_weights(name, release)
+            return find_release_files(name, release)[0]
         except UserError:  # says that they are not here
             return None
     path = embedded_path(name, release.name)
     return path if path.is_file() else None
 
 
-def find_release_weights(name: str, release: Release, download: bool = False) -> Path:
-    """Return where the published file of a release of the tokenizer ``name`` is on this machine; its companions are there too.
+def find_release_files(name: str, release: Release, download: bool = False) -> list[Path]:
+    """Return where the published files of a release of the tokenizer ``name`` are on this machine, the weights first.
+
+    They need not lie in one folder: what the Hugging Face cache has is taken from there.
 
     Raises:
-        UserError: a file is absent and not to be downloaded, or wrong.
+        UserError: files are absent and not to be downloaded (names all of them), or of a wrong size.
     """
     command = f"latentlab fetch {name} --release {release.name}"
-    first, *_ = [find_weights(file, download, command) for file in release_files(release)]
-    return first
+    return find_files(release_files(release), download, f", for example: {command}; or give --weights PATH")
+
+
+def find_release_weights(name: str, release: Release) -> Path:
+    """Return the weights of a release as they can be read; its other files are on this machine too.
+
+    Raises:
+        UserError: a file is absent, or of a wrong size.
+    """
+    return readable(release, find_release_files(name, release)[0])
+
+
+def readable(release: Release, path: Path) -> Path:
+    """Return what `latentlab convert` made of the published file at ``path`` where that lies beside it, else ``path``."""
+    in_one_file = sum(not file.filename.endswith(".json") for file in release_files(release)) == 1
+    return (converted_copy(path) if in_one_file else None) or path

@@ -19,6 +19,7 @@ from latentlab import LatentStore, UserError, analysis_figures, registry
 from latentlab.cli import doctor as doctor_module
 from latentlab.cli.main import app
 from latentlab.tokenizers import build_tokenizer, tokenizer_names
+from latentlab.tokenizers.zoo import releases_of
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_example"
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4, "resolution": 32, "attn_resolutions": ()}
@@ -311,6 +312,42 @@ def test_finished_latents_of_another_request_are_not_overwritten(weights: Path) 
     line = refusal(*command, "--dtype", "float16")
     assert "store holds finished latents of another request (dtype is float32 there, float16 here)" in line
     assert LatentStore("store").n == 10
+
+
+def test_masks_are_named_as_what_differs(weights: Path) -> None:
+    from PIL import Image
+
+    for folder in ("images/a", "masks/a"):
+        Path(folder).mkdir(parents=True)
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).convert("RGB").save(f"{folder}/0.png")
+    command = ("encode", "--tokenizer", "ibq", "--weights", weights, "--data", "imagefolder:images", "--image-size", 32)
+    assert latentlab(*command, "--out", "store").exit_code == 0
+    line = refusal(*command, "--out", "store", "--masks", "binary:masks")
+    assert "another request (without --masks there, with here)" in line
+
+
+def test_fields_of_the_architecture_are_given_on_the_command_line(tmp_path: Path) -> None:
+    fields = {**(releases_of("mar-kl16")[0].architecture or {}), "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1}
+    save_file(build_tokenizer(fields).state_dict(), tmp_path / "mine.safetensors")
+    command = ("--tokenizer", "mar-kl16", "--weights", "mine.safetensors", "--limit", 4)
+    options = ("--architecture", "ch=32", "--architecture", "ch_mult=[1, 1]", "--architecture", "num_res_blocks=1")
+    assert "the fields of architecture that differ (--architecture FIELD=VALUE)" in refusal(
+        "encode", *command, "--out", "a"
+    )
+    encoded = latentlab("encode", *command, *options, "--out", "a")
+    assert encoded.exit_code == 0 and "4 of 16 x 16 x 16 in a" in encoded.stdout, encoded.output
+    analysed = latentlab("analyze", *command, *options, "--metrics", "sec", "--out", "b", "--json")
+    assert json.loads(analysed.stdout)["latents"]["shape"] == [16, 16, 16], analysed.output
+    assert "--architecture expects FIELD=VALUE, got 'ch'" in refusal(
+        "encode", *command, "--architecture", "ch", "--out", "c"
+    )
+    assert "--architecture goes with --tokenizer" in refusal("analyze", "--latents", "a", *options)
+
+
+def test_weights_of_a_tokenizer_that_has_no_published_ones_name_the_one_that_has(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    line = refusal("encode", "--tokenizer", "vavae", "--weights", "mine.safetensors", "--out", "a")
+    assert "'vavae' has no published one: did you mean va-vae?" in line
 
 
 def test_encode_says_as_json_what_is_there_and_whether_it_was_there_before(weights: Path) -> None:

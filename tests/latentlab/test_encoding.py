@@ -20,7 +20,7 @@ from latentlab.encoding import (
     store_request,
 )
 from latentlab.pixels import to_unit_range
-from latentlab.tokenizers import build_tokenizer
+from latentlab.tokenizers import build_tokenizer, load_tokenizer
 from mind.run_config import DataConfig
 from mind.stores import open_stores
 
@@ -258,6 +258,27 @@ def test_refusals(images: ImageSet, tmp_path: Path) -> None:
         encode_images(tiny(), images, tmp_path / "file")
     with pytest.raises(UserError, match=r"unknown tokenizer 'ibk'.* Did you mean ibq"):
         open_tokenizer("ibk", "fashion:test")
+
+
+def test_embedded_weights_on_photographs_are_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    open_tokenizer("vavae", "imagefolder:DIR")
+    told = capsys.readouterr().err
+    assert told == (
+        "note: 'vavae' fashion32 was trained on Fashion-MNIST at 32x32 pixels, not on images like imagefolder:DIR; did you mean "
+        "va-vae?\n"
+    )
+    open_tokenizer("ae", "parquet:x", release="fashion32")
+    assert capsys.readouterr().err.endswith("not on images like parquet:x\n")
+    open_tokenizer("vavae", "fashion:test")
+    assert capsys.readouterr().err == ""
+
+
+def test_latents_of_an_overridden_architecture_are_another_store(images: ImageSet) -> None:
+    """The same file, another placement of attention: neither weights nor specification tell."""
+    plain = load_tokenizer("kl")
+    changed = load_tokenizer("kl", architecture={"resolution": 64})
+    first, second = (store_request(tokenizer, images) for tokenizer in (plain, changed))
+    assert plain.spec == changed.spec and first["weights"] == plain.spec.weights_sha256 != second["weights"]
 
 
 def test_broken_weights_are_noticed_while_encoding(images: ImageSet, tmp_path: Path) -> None:

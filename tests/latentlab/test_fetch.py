@@ -34,6 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         requested = self.headers.get("Range")
         server.seen.append((self.command, self.path, requested))
+        if server.refuses:
+            self.send_error(server.refuses)
+            return
         if not self.path.endswith(".bin"):
             self.send_error(404)
             return
@@ -59,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.seen, server.cut, server.ranges, server.tag = [], None, True, SHA256
-    server.kind = "application/octet-stream"
+    server.kind, server.refuses = "application/octet-stream", None
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -356,7 +359,36 @@ def test_fetch_without_a_network_says_what_to_put_where(
     assert result.exit_code == 2 and result.stdout == ""
     line = result.stderr.splitlines()[-1]
     assert line.startswith("error: cannot download kl16.safetensors (265.9 MB) from huggingface.co/jadechoghari/mar (")
-    assert line.endswith(f"put the file at {cache / 'jadechoghari--mar' / 'kl16.safetensors'}")
+    place = cache / "jadechoghari--mar" / "kl16.safetensors"
+    assert line.endswith(f"put the file at {place}; or give --weights PATH to the command that needs them")
+
+
+def test_fetch_names_every_file_that_is_missing(toy: Release, server: ThreadingHTTPServer, cache: Path) -> None:
+    folder = cache / "lab--tok"
+    folder.mkdir(parents=True)
+    (folder / "config.bin").write_bytes(CONTENT)
+    server.cut = 100
+    line = latentlab("fetch", "toy").stderr.splitlines()[-1]
+    assert f"put the file at {folder}/toy_encoder.bin, and toy_decoder.bin at {folder}/toy_decoder.bin; or give" in line
+    assert "config.bin" not in line
+
+
+def test_a_gated_repository_asks_for_an_account_or_another_release(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    point_hub_at(server.url, monkeypatch)
+    server.refuses = 403
+    result = latentlab("fetch", "flux2")
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert (
+        "accept its terms at https://huggingface.co/black-forest-labs/FLUX.2-dev, run `hf auth login` and try again"
+        in line
+    )
+    assert line.endswith("no account is needed for --release dev-copy or small-decoder")
+    server.refuses = 401
+    other = latentlab("fetch", "sd-vae").stderr.splitlines()[-1]
+    assert "HTTP 401" in other and "`hf auth login`" in other and "no account is needed" not in other
 
 
 def test_help_says_which_release_is_taken(toy: Release) -> None:
@@ -371,6 +403,8 @@ def test_fetch_of_what_needs_no_fetching() -> None:
         assert (
             latentlab("fetch", name).stdout == f"'{name}' fashion32 ships with latentlab: there is nothing to fetch\n"
         )
+    for name, other in (("vavae", "va-vae"), ("eq", "eq-vae")):
+        assert latentlab("fetch", name).stdout.endswith(f"there is nothing to fetch; did you mean {other}?\n")
     unknown = latentlab("fetch", "ibk")
     assert unknown.exit_code == 2 and "unknown tokenizer 'ibk'. Did you mean ibq" in unknown.stderr
     release = latentlab("fetch", "ibq", "--release", "imagenet")

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latentlab import ArrayLatents, LatentStore, TokenizerSpec, UserError, store_layout, store_writer
@@ -196,6 +198,35 @@ def test_mirrored_latents_lie_beside_the_others(tmp_path: Path, small_shards: No
     assert np.array_equal(mirrored.labels, store.labels) and mirrored.fingerprint != store.fingerprint
     values = other["latents"].double().numpy()
     np.testing.assert_allclose(mirrored.moments.mean, values.mean((0, 2, 3)), rtol=1e-7)
+
+
+def test_lightningdit_reads_a_store_with_masks(tmp_path: Path, small_shards: None) -> None:
+    """Its data set opens every safetensors file of the folder and takes the labels, and either side of the latents, of each."""
+    data = columns(20)
+    writer = StoreWriter(tmp_path, request=REQUEST, spec=SPEC)
+    own = (data[name] for name in ("latents", "labels", "codes", "masks"))
+    writer.append(*own, flipped=data["latents"].flip(3))
+    store = writer.finish()
+    labels, sides = [], {"latents": [], "latents_flip": []}
+    for file in sorted(glob(str(tmp_path / "*.safetensors"))):
+        with safe_open(file, framework="pt") as shard:
+            labels.append(shard.get_slice("labels")[:])
+            for name, parts in sides.items():
+                parts.append(shard.get_slice(name)[:])
+    assert np.array_equal(torch.cat(labels), data["labels"])
+    assert torch.equal(torch.cat(sides["latents"]), data["latents"])
+    assert torch.equal(torch.cat(sides["latents_flip"]), data["latents"].flip(3))
+    assert torch.equal(store.masks(slice(None)), data["masks"])
+
+
+def test_masks_where_earlier_versions_put_them_are_read_and_cleared(tmp_path: Path, small_shards: None) -> None:
+    data = columns(20)
+    write(tmp_path, data).finish()
+    for file in (tmp_path / "masks").iterdir():
+        file.rename(tmp_path / file.name)
+    assert torch.equal(LatentStore(tmp_path).masks(slice(None)), data["masks"])
+    StoreWriter(tmp_path, request={**REQUEST, "data": "other"}, spec=SPEC)
+    assert not [*tmp_path.glob("*.safetensors"), *tmp_path.glob("masks/*")]
 
 
 def test_notes_that_cannot_be_read_are_as_good_as_none(tmp_path: Path, small_shards: None) -> None:

@@ -195,18 +195,35 @@ def test_damaged_pickles_never_show_a_traceback(path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<html>404</html>", "neither a safetensors file nor a torch checkpoint but of an unknown kind"),
+        (b"nonsense", "neither a safetensors file nor a torch checkpoint but of an unknown kind"),
+        (b"\n<!DOCTYPE html><html>", "nor a torch checkpoint but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "but a pointer of Git LFS .*git lfs pull"),
         (b"\x80\x02", "not a readable torch checkpoint"),
         (b"PK", "not a readable torch checkpoint"),
         (pickle.dumps({}), "but a plain pickle, which could run code"),
         (pickle.dumps({}, protocol=2), "not a readable torch checkpoint"),
     ],
-    ids=["empty", "text", "pickle magic only", "zip magic only", "plain pickle", "plain pickle of protocol 2"],
+    ids=[
+        "empty",
+        "text",
+        "web page",
+        "Git LFS",
+        "pickle magic only",
+        "zip magic only",
+        "plain pickle",
+        "plain pickle of protocol 2",
+    ],
 )
 def test_other_content(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_state_dict(path)
+
+
+def test_what_came_in_place_of_a_safetensors_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "is no safetensors file but a pointer of Git LFS" in refused(path)
 
 
 def test_wrong_kinds_of_file(tmp_path: Path, path: Path) -> None:

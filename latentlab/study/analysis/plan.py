@@ -41,8 +41,8 @@ class AnalysisPlan(Settings):
     held_out: tuple[str, ...] = ()
     """Tokenizers kept from fitting and then predicted, beside those that the table marks."""
     groups: tuple[str, ...] = ("cluster", "family")
-    """Columns within whose groups correlations are taken too; groups are left out of predictions in turn, those of the first also of
-    correlations."""
+    """Columns within whose groups correlations are taken too. Every group is left out of predictions in turn, those of the first
+    column of correlations as well."""
     mixed: bool = False
     """Whether slopes with a random intercept per group are fitted; takes a quarter of a second each."""
     methods: tuple[Method, ...] = METHODS

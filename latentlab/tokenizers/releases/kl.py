@@ -72,8 +72,8 @@ RELEASES: Mapping[str, tuple[Release, ...]] = {
     ),
     # Black Forest Labs 2025
     "flux2": (
-        _flux2("dev", "black-forest-labs/FLUX.2-dev", f"vae/{_HUB_FILE}"),
-        _flux2("dev-authors", "black-forest-labs/FLUX.2-dev", "ae.safetensors"),
+        _flux2("dev", "black-forest-labs/FLUX.2-dev", f"vae/{_HUB_FILE}", file={"gated": True}),
+        _flux2("dev-authors", "black-forest-labs/FLUX.2-dev", "ae.safetensors", file={"gated": True}),
         # The same tensors, without the terms that stand before the authors' own repository
         _flux2(
             "dev-copy",

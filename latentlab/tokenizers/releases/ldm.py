@@ -41,14 +41,14 @@ def _ibq(codes: int, megabytes: float, sha256: str | None = None) -> Release:
         megabytes=megabytes,
     )
     name = "imagenet256" if codes == 16384 else f"imagenet256-{codes}"
-    return Release(name, "Apache-2.0", file, _IBQ | {"n_embed": codes})
+    return Release(name, "Apache-2.0", file, _IBQ | {"n_embed": codes}, averaged=True)
 
 
 def _ibq_pretrained(codes: int, megabytes: float) -> Release:
     """Return a release trained on pictures from the web, made for generation from text."""
     repo = f"TencentARC/IBQ-Tokenizer-{codes}-Pretrain"
     file = WeightFile(repo=repo, filename=f"IBQ_pretrain_{codes}.ckpt", megabytes=megabytes)
-    return Release(f"pretrain-{codes}", "Apache-2.0", file, _IBQ | {"n_embed": codes})
+    return Release(f"pretrain-{codes}", "Apache-2.0", file, _IBQ | {"n_embed": codes}, averaged=True)
 
 
 def _llamagen(name: str, repo: str, filename: str, architecture: Mapping[str, Any], **file: Any) -> Release:

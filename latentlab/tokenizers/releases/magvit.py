@@ -18,7 +18,7 @@ def _release(
         "resolution": 16 << (len(ch_mult) - 1),
     }
     file = WeightFile(repo=f"TencentARC/Open-MAGVIT2-Tokenizer-{repo}", filename=filename, megabytes=megabytes)
-    return Release(name, "Apache-2.0", file, architecture, family="open-magvit2")
+    return Release(name, "Apache-2.0", file, architecture, family="open-magvit2", averaged=True)
 
 
 RELEASES: Mapping[str, tuple[Release, ...]] = {

@@ -1,9 +1,10 @@
 """Tokenizers with 1-D latents, under published names. Of files from the hub ``config.json`` beside the weights counts more."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from latentlab.tokenizers.release import Release
+from latentlab.tokenizers.release import FASHION32, Release
 from latentlab.weights import WeightFile
 
 _TAGGED = "Apache-2.0 (tag only)"
@@ -88,7 +89,7 @@ def _gigatok(release: str, encoder: str, decoder: str, file: str, drive_id: str)
 
 RELEASES: Mapping[str, tuple[Release, ...]] = {
     # Chen et al. 2025, arXiv 2502.03444
-    "maetok": (_maetok("b-128", 256), _maetok("b-512", 512)),
+    "maetok": (replace(FASHION32, family="maetok"), _maetok("b-128", 256), _maetok("b-512", 512)),
     # Chen et al. 2024, arXiv 2412.10958. The encoder of l-32 is a base one, in spite of its name.
     "softvq": (
         _softvq("bl-64", "base", "large", 64, megabytes=1570, vq_mean=-0.00077168207, vq_std=0.07157949),

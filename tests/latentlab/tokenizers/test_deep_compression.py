@@ -218,7 +218,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
             load_tokenizer("dc-ae", weights=file, architecture=NARROW | fields)
         assert "\n" not in str(caught.value)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    with pytest.raises(UserError, match=r"config\.json describes AutoencoderKL, but 'dc-ae' is AutoencoderDC"):
+    with pytest.raises(UserError, match=r"config\.json describes AutoencoderKL, not AutoencoderDC"):
         load_tokenizer("dc-ae", weights=file, architecture=NARROW)
 
 

@@ -274,11 +274,35 @@ def test_networks_that_are_not_ours_are_refused(change: dict[str, Any], message:
 
 def test_other_json_files_of_that_name_are_left_aside(tmp_path: Path) -> None:
     expected = narrow("flux1")
-    file = write(tmp_path, expected.state_dict(), {"model": "something", "in_channels": 77, "seed": 3})
+    file = write(tmp_path, to_diffusers(expected.state_dict()), {"model": "something", "in_channels": 77, "seed": 3})
     assert same(load_tokenizer("flux1", weights=file, architecture=NARROW), expected)
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(UserError, match=r"config\.json is not a readable JSON file"):
         load_tokenizer("flux1", weights=file, architecture=NARROW)
+
+
+@pytest.mark.parametrize("config", [{"scaling_factor": 9.0}, {"_class_name": "DiTTransformer2DModel", "patch_size": 2}])
+def test_beside_the_authors_layout_a_configuration_is_of_something_else(config: dict[str, Any], tmp_path: Path) -> None:
+    expected = narrow("flux1")
+    tokenizer = load_tokenizer("flux1", weights=write(tmp_path, expected.state_dict(), config), architecture=NARROW)
+    assert same(tokenizer, expected) and tokenizer.spec.scale == (0.3611,)
+
+
+def test_a_configuration_of_another_class_is_refused(tmp_path: Path) -> None:
+    config = FLUX1_CONFIG | {"_class_name": "DiTTransformer2DModel"}
+    file = write(tmp_path, to_diffusers(narrow("flux1").state_dict()), config)
+    with pytest.raises(
+        UserError, match=r"config\.json describes DiTTransformer2DModel, not AutoencoderKL or AutoencoderKLFlux2"
+    ):
+        load_tokenizer("flux1", weights=file)
+
+
+def test_misfits_name_the_configuration_that_was_read(tmp_path: Path) -> None:
+    file = write(tmp_path, to_diffusers(narrow("flux1").state_dict()), FLUX1_CONFIG | {"block_out_channels": [64, 128]})
+    with pytest.raises(
+        UserError, match=rf"of another shape .* fields of architecture that differ from {tmp_path}/config\.json"
+    ):
+        load_tokenizer("flux1", weights=file)
 
 
 def test_unknown_fields_of_the_user_are_mistakes(tmp_path: Path) -> None:

@@ -63,6 +63,22 @@ def test_averaged_weights_are_the_default_and_the_two_never_share_a_name() -> No
     assert said.spec.release == "imagenet256-raw"
 
 
+def test_a_file_without_averages_is_recorded_as_raw(tmp_path: Path) -> None:
+    state = torch.load(FILE, weights_only=True)["state_dict"]
+    raw = {key: tensor for key, tensor in state.items() if not key.startswith("model_ema.")}
+    torch.save({"state_dict": raw}, tmp_path / "imagenet256_16384.ckpt")
+    tokenizer = load_tokenizer("ibq", weights=tmp_path, architecture=NARROW)
+    assert tokenizer.spec.release == "custom-raw" and torch.equal(tokenizer.codebook, load(ema=False).codebook)
+
+
+def test_fields_of_the_published_configuration_are_taken_in_its_section_and_outside() -> None:
+    """``dropout`` has no effect on a trained tokenizer."""
+    section = {"ddconfig": {"ch": 32, "dropout": 0.0}, "n_embed": 1024, "dropout": 0.1}
+    assert torch.equal(load_tokenizer("ibq", weights=FILE, architecture=section).codebook, load(ema=True).codebook)
+    with pytest.raises(UserError, match="'ddconfig' must be a table of fields, got 3"):
+        load_tokenizer("ibq", weights=FILE, architecture={"ddconfig": 3})
+
+
 def test_batches_do_not_matter(golden: dict[str, torch.Tensor]) -> None:
     tokenizer = load(ema=True)
     alone = torch.cat([tokenizer.encode(image[None]) for image in golden["x"]])
@@ -70,7 +86,9 @@ def test_batches_do_not_matter(golden: dict[str, torch.Tensor]) -> None:
 
 
 def test_another_width_is_one_error_with_all_misfits() -> None:
-    with pytest.raises(UserError, match=r"16384.ckpt for 'ibq' does not fit.* 1 of another shape \(quantize") as caught:
+    with pytest.raises(
+        UserError, match=r"16384.ckpt for 'ibq' does not fit.* 1 of another shape \(model_ema\.quantize"
+    ) as caught:
         load_tokenizer("ibq", weights=FILE, architecture={"ch": 32})
     assert "[1024, 256] instead of [16384, 256]" in str(caught.value)
     with pytest.raises(UserError, match=r"\d\d\d of another shape \(.* and \d\d\d more\)") as caught:

@@ -64,6 +64,23 @@ def test_statistics_come_from_the_file_beside_the_weights_else_from_the_code(tmp
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (torch.zeros(32), torch.zeros(32), "latents_stats.pt is damaged: .* every 'std' positive"),
+        (torch.full((32,), torch.nan), torch.ones(32), "latents_stats.pt is damaged: every 'mean' must be finite"),
+        (torch.zeros(16), torch.ones(16), "latents_stats.pt has statistics of 16 and 16 channels, but latents have 32"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused_by_name(
+    mean: torch.Tensor, std: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copy(FILE, tmp_path))
+    torch.save({"mean": mean, "std": std}, tmp_path / "latents_stats.pt")
+    with pytest.raises(UserError, match=message):
+        load(copy)
+
+
 def test_loads_without_the_wrapper_and_without_training_keys(golden: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state = torch.load(FILE, weights_only=True)["state_dict"]
     kept = {key: value for key, value in state.items() if key.startswith(("encoder", "decoder", "quant", "post"))}

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from latentlab import UserError
+from latentlab.conversion import convert_checkpoint
 from latentlab.data import open_data
 from latentlab.encoding import encode_images
 from latentlab.files import file_sha256
@@ -16,6 +17,7 @@ from latentlab.tokenizers import build_tokenizer, load_tokenizer
 from latentlab.tokenizers.identify import CUSTOM, custom_release, published_file, release_of_file
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.zoo import ZOO, find_release
+from latentlab.weights import WeightFile
 
 TAEF2 = Path(__file__).parents[4] / "shared" / "data" / "taef2"
 NARROW: dict[str, Any] = {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1}
@@ -82,6 +84,13 @@ def test_the_file_that_convert_made_comes_first(folder: Path) -> None:
     assert published_file("vqgan-f16", refused.parent) == converted
 
 
+def test_the_checkpoint_that_a_safetensors_copy_was_made_of_is_found_too(folder: Path) -> None:
+    original = put(folder / "kl16.ckpt")
+    assert published_file("mar-kl16", folder) == original
+    copy = put(folder / "kl16.safetensors")
+    assert published_file("mar-kl16", folder) == copy
+
+
 def test_files_of_several_releases_are_not_chosen_among(folder: Path) -> None:
     small, large = put(folder / "imagenet256_1024.ckpt"), put(folder / "imagenet256_262144.ckpt")
     with pytest.raises(
@@ -92,14 +101,25 @@ def test_files_of_several_releases_are_not_chosen_among(folder: Path) -> None:
     assert published_file("ibq", folder, "imagenet256-262144") == large
 
 
-def test_folders_and_files_load_alike(folder: Path) -> None:
+def test_folders_and_files_load_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mar(folder / "kl16.safetensors")
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     by_file = load_tokenizer("mar-kl16", weights=folder / "kl16.safetensors", architecture=NARROW)
     by_folder = load_tokenizer("mar-kl16", weights=str(folder), architecture=NARROW)
     assert torch.equal(by_folder.encode(images), by_file.encode(images)) and by_folder.spec == by_file.spec
+    monkeypatch.setenv("HOME", str(folder.parent))
+    from_home = load_tokenizer("mar-kl16", weights="~/download/kl16.safetensors", architecture=NARROW)
+    assert from_home.spec == by_file.spec
     with pytest.raises(UserError, match="is a folder: give the weight file in it"):
         load_tokenizer("kl", weights=folder)  # of which nothing is published
+
+
+def test_fields_of_the_authors_configuration_are_understood(folder: Path) -> None:
+    path = write_mar(folder / "kl16.safetensors")
+    fields = {"ddconfig": {**NARROW, "dropout": 0.0}, "use_variational": True}
+    assert load_tokenizer("mar-kl16", weights=path, architecture=fields).spec.channels == 16
+    with pytest.raises(UserError, match="double_z=False does not go with quantizer 'kl'"):
+        load_tokenizer("mar-kl16", weights=path, architecture={**NARROW, "use_variational": False})
 
 
 # --- releases ---------------------------------------------------------------------------------------------------------
@@ -118,6 +138,61 @@ def test_only_the_published_hash_makes_a_file_the_release(folder: Path, monkeypa
     assert found[2].scale == (0.2325,)  # the published layout and normalisation all the same
     said = load_tokenizer("mar-kl16", weights=other, architecture=NARROW, release="other")
     assert said.spec.release == "other"
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> WeightFile:
+    """The file of a release of narrow ``mar-kl16`` that is a pickle, in latentlab's cache; its SHA-256 is published."""
+    known = ZOO["mar-kl16"][0]
+    file = WeightFile("lab/mar", "kl16.ckpt")
+    state = load_file(write_mar(put(file.path.with_name("state"))))
+    torch.save({"model": state, "args": Settings()}, file.path)
+    file.path.with_name("state").unlink()
+    file = replace(file, sha256=file_sha256(file.path))
+    architecture = {**(known.architecture or {}), **NARROW}
+    monkeypatch.setitem(ZOO, "mar-kl16", (replace(known, weights=file, architecture=architecture),))
+    return file
+
+
+class Settings:
+    """What the restricted unpickler refuses."""
+
+
+def test_own_files_that_were_altered_are_refused(published: WeightFile) -> None:
+    altered = write_mar(put(published.path), seed=1)
+    with pytest.raises(
+        UserError, match=rf"^{altered} has SHA-256 .* it is not the published file; delete it and fetch again$"
+    ):
+        load_tokenizer("mar-kl16")
+    of_another_size = build_tokenizer({**(ZOO["mar-kl16"][0].architecture or {}), "ch": 64})
+    torch.save(of_another_size.state_dict(), published.path)
+    assert load_tokenizer("mar-kl16", architecture={"ch": 64}).spec.release == "imagenet256"
+
+
+def test_what_is_said_of_a_file_does_not_make_it_a_release(published: WeightFile, folder: Path) -> None:
+    other = write_mar(folder / "other.safetensors", seed=1)
+    spec = load_tokenizer("mar-kl16", weights=other, release="imagenet256").spec
+    assert (spec.release, spec.scale) == (CUSTOM, (0.2325,))
+
+
+def test_a_converted_file_is_found_beside_the_original_and_is_its_release(published: WeightFile, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"is refused: .* `latentlab convert"):
+        load_tokenizer("mar-kl16")
+    copy = published.path.with_suffix(".safetensors")
+    convert_checkpoint(published.path, copy)
+    found = load_tokenizer("mar-kl16").spec
+    given = load_tokenizer("mar-kl16", weights=copy).spec
+    assert found == given and (found.release, found.weights_sha256) == ("imagenet256", file_sha256(copy))
+    alone = put(folder / copy.name, copy.read_bytes())
+    assert load_tokenizer("mar-kl16", weights=alone).spec.release == CUSTOM  # its header alone proves nothing
+    put(folder / published.filename, published.path.read_bytes())
+    assert (
+        load_tokenizer("mar-kl16", weights=alone).spec.release == CUSTOM
+    )  # nor does a true original beside a file of anyone
+    write_mar(published.path, seed=1)
+    with pytest.raises(UserError, match="it is not the published file"):
+        load_tokenizer("mar-kl16")
+    assert load_tokenizer("mar-kl16", weights=copy).spec.release == CUSTOM
 
 
 def test_the_name_of_the_file_chooses_the_layout_but_not_the_name(folder: Path) -> None:

@@ -187,6 +187,10 @@ def test_the_copy_on_the_hub_with_its_own_configuration(tmp_path: Path) -> None:
     }
     again = load_tokenizer("llamagen-vq16", weights=file, architecture=theirs)
     assert torch.equal(again.encode(pictures()), tokenizer.encode(pictures()))
+    for half in ("encoder_ch_mult", "decoder_ch_mult"):  # one stands for both
+        alone = {name: value for name, value in theirs.items() if name != half}
+        again = load_tokenizer("llamagen-vq16", weights=file, architecture=alone)
+        assert torch.equal(again.encode(pictures()), tokenizer.encode(pictures()))
 
 
 def test_misfits_are_named_as_in_the_file(tmp_path: Path) -> None:

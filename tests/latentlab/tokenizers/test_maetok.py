@@ -20,8 +20,8 @@ from latentlab.tokenizers import load_tokenizer, zoo_entries
 from latentlab.tokenizers.maetok import MAETok
 from latentlab.tokenizers.maetok_architecture import MAETokArchitecture
 from latentlab.tokenizers.maetok_network import ToPixel
-from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.vision_transformer import Attention, Block, ModulatedBlock, Rotation
+from latentlab.tokenizers.zoo import find_release
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "maetok"
 FILE = GOLDEN / "model.safetensors"
@@ -127,7 +127,7 @@ def test_full_size_keys_and_shapes_are_the_published_ones() -> None:
     unused = {key for key in keys if key.startswith(("encoder.mask_token", "decoder.model.patch_embed."))}
     unused.add("decoder.model.pos_embed")  # with rotary positions nobody reads it
     with torch.device("meta"):
-        tokenizer = MAETok(MAETokArchitecture(**ZOO["maetok"][0].architecture), SPEC)
+        tokenizer = MAETok(MAETokArchitecture(**find_release("maetok", "b-128").architecture), SPEC)
     assert {key: list(tensor.shape) for key, tensor in tokenizer.state_dict().items()} == {
         key: shape for key, shape in keys.items() if key not in unused
     }
@@ -391,6 +391,6 @@ def test_listed_with_its_companion() -> None:
     entries = {entry.release: entry for entry in zoo_entries() if entry.name == "maetok" and entry.source is not None}
     assert (entries["b-128"].latent_shape, entries["b-128"].image_size) == ((128, 32), 256)
     assert (entries["b-512"].image_size, entries["b-512"].kind) == (512, "none")
-    release = next(release for release in ZOO["maetok"] if release.name == "b-128")
+    release = find_release("maetok", "b-128")
     assert [file.filename for file in release.companions] == ["config.json"]
     assert release.weights is not None and release.weights.repo == release.companions[0].repo == "MAETok/maetok-b-128"

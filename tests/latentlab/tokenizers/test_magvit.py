@@ -196,6 +196,13 @@ def test_codebook_is_in_the_order_of_the_indices(checkpoint: tuple[Path, dict[bo
         tokenizer.codes(torch.tensor([[[0, 32]]]))
 
 
+def test_a_file_without_averages_is_recorded_as_raw(checkpoint: tuple[Path, dict[bool, State]], tmp_path: Path) -> None:
+    torch.save({"state_dict": dict(checkpoint[1][False])}, tmp_path / "a.ckpt")
+    raw = load_tokenizer("open-magvit2", weights=tmp_path / "a.ckpt", architecture={"ddconfig": NARROW})
+    assert raw.spec.release == "custom-raw"
+    assert load_tokenizer("open-magvit2", weights=checkpoint[0], architecture=NARROW).spec.release == "custom"
+
+
 def test_misfits_are_listed_by_name(checkpoint: tuple[Path, dict[bool, State]], tmp_path: Path) -> None:
     _, states = checkpoint
     content = published(states[False], states[True])
@@ -204,7 +211,7 @@ def test_misfits_are_listed_by_name(checkpoint: tuple[Path, dict[bool, State]], 
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(UserError) as caught:
         load_tokenizer("open-magvit2", weights=tmp_path / "a.ckpt", architecture=NARROW)
-    assert "1 missing (decoder.adaptive.0.gamma.bias)" in str(caught.value)
+    assert "1 missing (model_ema.decoderadaptive0gammabias)" in str(caught.value)
     assert "1 unexpected (model_ema.encodermidblock7)" in str(caught.value) and "\n" not in str(caught.value)
 
 

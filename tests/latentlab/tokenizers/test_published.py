@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from latentlab import UserError
-from latentlab.tokenizers.published import load_published, rename_ema
+from latentlab.tokenizers.published import ema_names, has_averages, load_published
 
 
 class Net(nn.Module):
@@ -37,11 +39,9 @@ def test_averaged_weights_when_there_are_some_and_they_are_wanted() -> None:
 
 
 def test_averaged_weights_go_to_their_own_parameter() -> None:
-    names = {"a.b": torch.tensor(1.0), "ab_c": torch.tensor(2.0)}
-    averaged = {"model_ema.ab": torch.tensor(3.0), "model_ema.ab_c": torch.tensor(4.0)}
-    assert rename_ema(averaged, names) == {"a.b": torch.tensor(3.0), "ab_c": torch.tensor(4.0)}
+    assert ema_names(["a.b", "ab_c"]) == {"a.b": "model_ema.ab", "ab_c": "model_ema.ab_c"}
     with pytest.raises(RuntimeError, match=r"'a\.bc' and 'ab\.c' have the same name"):
-        rename_ema({}, ["ab.c", "a.bc"])
+        ema_names(["ab.c", "a.bc"])
 
 
 def test_training_keys_are_dropped() -> None:
@@ -74,5 +74,26 @@ def test_all_misfits_in_one_line_and_nothing_is_loaded() -> None:
 def test_incomplete_averaged_weights_are_not_filled_up_with_raw_ones() -> None:
     content = with_ema(1, 2)
     del content["model_ema.encoderweight"]
-    with pytest.raises(UserError, match=r"1 missing \(encoder\.weight\)"):
+    with pytest.raises(UserError, match=r"1 missing \(model_ema\.encoderweight\)"):
         loaded(content, ema=True)
+
+
+def test_files_that_hold_averages_or_only_those() -> None:
+    assert has_averages(with_ema(1, 2)) and not has_averages(state(1))
+    assert has_averages({**state(1), "model_ema.decay": torch.tensor(0.9)})  # they were made the only ones
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    content = state(1)
+    content["conv_in.bias"][0] = value
+    with pytest.raises(UserError, match=r"file holds NaN or infinite weights \(conv_in\.bias\)"):
+        loaded(content, ema=True)
+
+
+def test_the_error_names_the_configuration_that_was_read(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    with pytest.raises(
+        UserError, match=rf"fields of architecture that differ from {config} \(--architecture FIELD=VALUE\)$"
+    ):
+        load_published(Net(), {}, ema=True, source="file", config=config)

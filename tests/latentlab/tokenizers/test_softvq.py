@@ -14,10 +14,13 @@ from latentlab import UserError, measure, open_data
 from latentlab.encoding import encode_images
 from latentlab.latents import TokenizerSpec
 from latentlab.pixels import to_unit_range
-from latentlab.tokenizers import DiscreteTokenizer, load_tokenizer, softvq, zoo_entries
+from latentlab.tokenizers import DiscreteTokenizer, load_tokenizer, maetok_architecture, softvq, zoo_entries
 from latentlab.tokenizers.maetok_architecture import SoftVQArchitecture
+from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
+from latentlab.tokenizers.sequence_architecture import TransformerSize
 from latentlab.tokenizers.softvq import SoftCodebook, SoftVQ
+from latentlab.weights import WeightFile
 
 # The published file of l-32, number for number, but narrow.
 PUBLISHED = """
@@ -32,6 +35,7 @@ PUBLISHED = """
 """
 NARROW = {"embed_dim": (24, 32), "num_heads": (2, 4), "depth": (1, 2)}
 SMALL = {"image_size": 32, "codebook_size": 24, "codebook_embed_dim": 8, "num_latent_tokens": 8}
+FILE = WeightFile("lab/softvq", "model.safetensors")
 SPEC = TokenizerSpec("softvq", "test", "continuous", "sequence", 8)
 
 
@@ -115,6 +119,45 @@ def test_published_folder_loads(file: Path) -> None:
     torch.testing.assert_close(tokenizer.denormalize(tokenizer.normalize(latents)), latents)
 
 
+def test_normalisation_is_never_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the first release for weights that are nobody's, and none for a release that keeps it in ``config.json``."""
+    narrow = {name: value for name, value in published(**SMALL).items() if name in SoftVQArchitecture.model_fields}
+    fields = {name: value for name, value in narrow.items() if not name.startswith("vq_")}
+    monkeypatch.setattr(
+        maetok_architecture, "SIZES", {"base": TransformerSize(24, 1, 2), "large": TransformerSize(32, 2, 4)}
+    )
+    known, other = (
+        Release("a", "MIT", FILE, narrow, family="softvq"),
+        Release("b", "MIT", FILE, fields, family="softvq"),
+    )
+    monkeypatch.setitem(ZOO, "softvq", (known, other))
+    path = publish(tmp_path, small().state_dict())
+    (tmp_path / "config.json").unlink()
+    assert load_tokenizer("softvq", weights=path, release="a").spec.scale == (1 / 0.029030401,)
+    given = load_tokenizer("softvq", weights=path, architecture={"vq_mean": 1.0, "vq_std": 2.0}).spec
+    assert (given.release, given.shift, given.scale) == ("custom", (1.0,), (0.5,))
+    for release in (None, "b"):
+        with pytest.raises(UserError, match=r"config\.json is missing: .* --architecture vq_mean=") as caught:
+            load_tokenizer("softvq", weights=path, release=release)
+        assert str(tmp_path / "config.json") in str(caught.value) and "\n" not in str(caught.value)
+    narrower = load_tokenizer("softvq", weights=path, architecture={"hidden_size": (24, 32), "num_heads": (2, 4)}).spec
+    assert (narrower.shift, narrower.scale) == (
+        (0.0,),
+        (1.0,),
+    )  # what the authors' code assumes of a model of another size
+
+
+def test_indices_have_no_codes_and_that_is_said(file: Path) -> None:
+    tokenizer = load_tokenizer("softvq", weights=file, architecture=NARROW)
+    assert isinstance(tokenizer, SoftVQ)
+    with pytest.raises(UserError, match="latents of 'softvq' are mixtures of many codes"):
+        tokenizer.codes(tokenizer.indices(pictures()))
+    with pytest.raises(UserError, match="use encode and decode"):
+        _ = tokenizer.codebook
+    with pytest.raises(UserError, match="for 32x32 only: give --image-size 32"):
+        tokenizer.encode(torch.zeros(1, 3, 48, 48))
+
+
 def test_names_are_the_published_ones() -> None:
     state = small().state_dict()
     outside = {key for key in state if ".blocks." not in key}
@@ -167,6 +210,23 @@ def test_listed() -> None:
     entries = {entry.release: entry for entry in zoo_entries() if entry.name == "softvq"}
     assert entries["bl-64"].latent_shape == (64, 32) and entries["l-32"].latent_shape == (32, 64)
     assert entries["l-32"].codebook_size is None and entries["bl-64-512"].image_size == 512
+
+
+def test_configuration_and_weights_may_lie_in_different_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights came through the hub's client, ``config.json`` through `latentlab fetch`."""
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--lab--softvq" / "snapshots" / ("0" * 40)
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    snapshot.mkdir(parents=True)
+    config = WeightFile("lab/softvq", "config.json")
+    config.path.parent.mkdir(parents=True)
+    publish(snapshot, small().state_dict()).with_name("config.json").rename(config.path)
+    release = Release("a", "MIT", FILE, ZOO["softvq"][0].architecture, companions=(config,), family="softvq")
+    monkeypatch.setitem(ZOO, "softvq", (release,))
+    spec = load_tokenizer("softvq", architecture=NARROW).spec
+    assert (spec.release, spec.channels, spec.shift, spec.scale) == ("a", 8, (0.00060894643,), (1 / 0.029030401,))
 
 
 def test_stores_and_measurements_take_sequences(file: Path, tmp_path: Path) -> None:

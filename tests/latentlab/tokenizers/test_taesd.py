@@ -177,7 +177,7 @@ def test_mistakes_are_one_clear_line(folder: Path) -> None:
     shutil.copy(folder / "taef2_encoder.pth", folder / "weights.pth")
     narrow = {"weights": folder, "architecture": NARROW}
     mistakes: list[tuple[str, dict[str, Any], str]] = [
-        ("taef2", {}, r"taef2_encoder\.pth \(2\.7 MB\) are not on this machine: get them from https://"),
+        ("taef2", {}, r"taef2_decoder\.pth \(2\.7 MB\) are not on this machine: get them from https://"),
         ("taef2", {"weights": folder / "absent"}, "absent does not exist: give the folder of taef2_encoder.pth"),
         ("taef2", {"weights": folder / "empty"}, r"empty has no taef2_encoder\.pth"),
         ("taef2", {"weights": folder / "alone"}, r"taef2_decoder\.pth is missing: 'taef2' needs it beside"),
@@ -204,6 +204,9 @@ def test_shapes_are_checked(folder: Path) -> None:
         tokenizer.encode(torch.zeros(1, 3, 30, 32))
     with pytest.raises(UserError, match=r"float batch \[n,3,H,W\]"):
         tokenizer.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"images must be in \[-1,1\], got values up to 255: divide by 127\.5"):
+        tokenizer.encode(torch.full((1, 3, 32, 32), 255.0))
+    assert tokenizer.encode(torch.zeros(0, 3, 32, 32)).shape == (0, 4, 4, 4)
     with pytest.raises(UserError, match=r"latents must be \[n,4,h,w\]"):
         tokenizer.decode(torch.zeros(1, 16, 4, 4))
 

@@ -26,7 +26,7 @@ from latentlab.tokenizers import (
 from latentlab.tokenizers.architecture import read_architecture
 from latentlab.tokenizers.families import FAMILIES
 from latentlab.tokenizers.release import Release
-from latentlab.tokenizers.zoo import ENTRY_POINTS, ZOO
+from latentlab.tokenizers.zoo import ENTRY_POINTS, ZOO, published_namesake
 from latentlab.weights import WeightFile
 
 TINY = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 4}
@@ -116,9 +116,26 @@ def test_listed_latents_are_those_the_networks_make(name: str) -> None:
 
 def test_absent_weights_name_the_command_that_fetches_them() -> None:
     with pytest.raises(
-        UserError, match=r"kl16\.safetensors .*for example: latentlab fetch mar-kl16 --release imagenet256$"
+        UserError,
+        match=r"kl16\.safetensors .*for example: latentlab fetch mar-kl16 --release imagenet256; or give --weights PATH$",
     ):
         load_tokenizer("mar-kl16")
+
+
+def test_absent_weights_are_all_named_with_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path))
+    folder = tmp_path / "weights" / "madebyollin--taesd"
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("taef2")
+    message = str(caught.value)
+    for half in ("encoder", "decoder"):
+        assert f"taef2_{half}.pth (2.7 MB)" in message and str(folder / f"taef2_{half}.pth") in message
+    assert message.endswith("latentlab fetch taef2 --release flux2; or give --weights PATH") and "\n" not in message
+
+
+def test_names_that_are_easily_mistaken_for_published_ones() -> None:
+    assert published_namesake("vavae") == "va-vae" and published_namesake("eq") == "eq-vae"
+    assert all(published_namesake(name) is None for name in ("ae", "kl", "vq", "ibq", "mind", "va-vae", "none such"))
 
 
 def test_the_page_of_tokenizers_is_up_to_date() -> None:
