@@ -18,6 +18,7 @@ from latentlab.study.table import StudyTable
 
 _LOG_FROM = 12.0
 _MOST_NAMED = 28
+_LEGEND = 2.3  # inches
 _EASIER = {"measurement": "easier", "trajectory": "easier", "decoder": "easier"}
 
 
@@ -68,10 +69,15 @@ def key(table: StudyTable, points: bool = True) -> list[Artist]:
 
 
 def cluster_legend(figure: Figure, table: StudyTable, more: Sequence[Artist] = (), points: bool = True) -> None:
-    """Name the clusters right of the panels, in as many columns as the height of the figure asks for; see `key`."""
+    """Name the clusters right of the panels, in as many columns as the height of the figure asks for; see `key`.
+
+    The figure grows by what the names need beyond the width that figures keep for them.
+    """
     entries = [*key(table, points), *more]
     room = max(int(figure.get_figheight() * 72 / 15.5), 1)
     legend(figure, entries, ncols=ceil(len(entries) / room))
+    width = figure.legends[-1].get_window_extent().width / figure.dpi
+    figure.set_figwidth(figure.get_figwidth() + max(width - _LEGEND, 0))
 
 
 def name_rows(axes: Axes, table: StudyTable, order: Sequence[str]) -> None:

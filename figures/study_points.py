@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures.style import GREY, MARKERS, colour
+from figures.style import FORMS, GREY, colour
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 
@@ -16,6 +16,10 @@ BARS = "bars: 95 % intervals over all repeats"
 
 R_OF = "r: without controls and held-out tokenizers"
 """Over which tokenizers an analysis correlates."""
+
+
+_SIZES = {"P": 8.0, "X": 8.0, "*": 10.5, "d": 8.0, "p": 8.0, "h": 8.0}
+"""Of markers with less ink, or with corners that show only when they are large."""
 
 
 class Facts(NamedTuple):
@@ -75,9 +79,13 @@ def measured(table: StudyTable, names: Sequence[str], generator: str, guidance: 
 
 
 def looks(table: StudyTable) -> dict[str, dict[str, Any]]:
-    """Return colour and marker by cluster, the same in every figure of the study."""
+    """Return colour, marker and its filling by cluster, the same in every figure of the study."""
     clusters = dict.fromkeys(one.cluster for one in facts(table).values())
-    return {name: {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(clusters)}
+    forms = [FORMS[index % len(FORMS)] for index in range(len(clusters))]
+    return {
+        name: {"color": colour(index), "marker": marker, "fillstyle": filling}
+        for index, (name, (marker, filling)) in enumerate(zip(clusters, forms, strict=True))
+    }
 
 
 def curve(table: StudyTable, name: str) -> dict[str, Any]:
@@ -88,10 +96,13 @@ def curve(table: StudyTable, name: str) -> dict[str, Any]:
 
 
 def face(look: Mapping[str, Any], hollow: bool) -> dict[str, Any]:
-    """Return the keywords of a marker: filled with a white rim, or hollow."""
-    inside = {"markerfacecolor": "white", "markeredgecolor": look["color"], "markeredgewidth": 1.3}
-    size = 8.0 if look["marker"] in "PX" else 6.5  # crosses have less ink
-    rim = inside if hollow else {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    """Return the keywords of a marker: filled with a white rim, filled by half, or hollow (that halved by a line)."""
+    size = _SIZES.get(look["marker"], 6.5)
+    if not hollow and look.get("fillstyle", "full") == "full":
+        rim: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    else:
+        rim = {"markeredgecolor": look["color"], "markeredgewidth": 1.3, "markerfacecoloralt": "white"}
+        rim |= {"markerfacecolor": "white"} if hollow else {}
     return {**look, "linestyle": "none", "markersize": size, **rim}
 
 

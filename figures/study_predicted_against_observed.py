@@ -17,6 +17,7 @@ from latentlab.study.table import StudyTable
 _SCHEMES = {
     "leave_one_out": "One tokenizer left out",
     "leave_cluster_out": "One cluster left out",
+    "leave_family_out": "One family of architectures left out",
     "held_out": "Held-out tokenizers",
 }
 _RING: dict[str, Any] = {

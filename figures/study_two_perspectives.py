@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 
 from figures.study_layout import axis_label, cell_words, short, title
 from figures.study_points import face, facts, looks, measured, spread
@@ -71,16 +72,19 @@ def _norm(sizes: pd.Series) -> Normalize:
 
 
 def _bubbles(axes: Axes, table: StudyTable, points: pd.DataFrame, norm: Normalize) -> None:
-    """Draw the largest first, so that none hides another."""
+    """Draw the largest first, so that none hides another; a line halves those whose marker is filled by half elsewhere."""
     who = facts(table)
     ordered = points.sort_values("size", ascending=False, kind="stable")
     for name, (at_x, at_y, size) in zip(ordered.index, ordered.to_numpy(), strict=True):
         share, look = float(norm(size)), looks(table)[who[name].cluster]
+        rim = {"s": _AREAS[0] + share * (_AREAS[1] - _AREAS[0]), "edgecolors": look["color"], "linewidths": 1.6}
         axes.scatter(
-            [at_x], [at_y], s=_AREAS[0] + share * (_AREAS[1] - _AREAS[0]), c=[size], cmap=SEQUENTIAL, norm=norm,
-            marker=look["marker"], edgecolors=look["color"], linewidths=1.6, zorder=3,
-            linestyle="dashed" if who[name].control else "solid",
+            [at_x], [at_y], c=[size], cmap=SEQUENTIAL, norm=norm, marker=look["marker"], zorder=3,
+            linestyle="dashed" if who[name].control else "solid", **rim,
         )  # fmt: skip
+        if look["fillstyle"] != "full":
+            half = MarkerStyle(look["marker"], look["fillstyle"])
+            axes.scatter([at_x], [at_y], facecolors="none", marker=half, zorder=3, **rim)
 
 
 def _key(table: StudyTable, points: pd.DataFrame) -> list[Line2D]:

@@ -4,6 +4,7 @@ Figures are plain `matplotlib.figure.Figure` objects, never pyplot's: nothing st
 settings of a notebook are as they were afterwards.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +18,8 @@ import seaborn
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from latentlab.errors import UserError
 from latentlab.files import atomic_path
@@ -42,6 +45,14 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 """Point shapes: 7 and 10 have no common factor, so that 70 classes differ."""
+
+FORMS = (
+    *((marker, "full") for marker in (*MARKERS, "*", "<", ">")),
+    *((marker, "left") for marker in "so^vD"),
+    *((marker, "bottom") for marker in "Dso^v"),
+    *((marker, "full") for marker in "dph"),
+)
+"""Markers and how they are filled: 23 that differ without colour. Hollow ones are left for controls."""
 
 SEQUENTIAL = "cividis"
 """Colour map of amounts: lightness grows evenly, the same to colour-blind readers."""
@@ -86,9 +97,68 @@ def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             figure = draw(*args, **kwargs)
             # Ticks are made when first drawn and take their style from the settings of that moment.
             figure.draw_without_rendering()
+            for _ in range(2):  # labels of more lines make the axes smaller
+                if not (_wrap_labels(figure) | _shorten_titles(figure)):
+                    break
+                figure.draw_without_rendering()
             return figure
 
     return drawn
+
+
+def _wrap_labels(figure: Figure) -> bool:
+    """Break the labels that are longer than their axis into lines; return whether any was."""
+    above, below, beside = figure._suptitle, figure._supxlabel, figure._supylabel  # type: ignore[attr-defined]
+    rooms = [(axes.xaxis.label, axes.get_window_extent().width) for axes in figure.axes]
+    rooms += [(axes.yaxis.label, axes.get_window_extent().height) for axes in figure.axes]
+    if beside is not None:  # it stands in the middle of the figure's height
+        words = [text.get_window_extent().height for text in (above, below) if text is not None]
+        rooms.append((beside, figure.bbox.height - 2 * max(words, default=0) - 0.15 * figure.dpi))
+    broken = [_wrap(label, pixels * 72 / figure.dpi) for label, pixels in rooms]  # all of them, not up to the first
+    return True in broken
+
+
+def _wrap(label: Text, points: float) -> bool:
+    whole = label.get_text()
+    label.set_text("\n".join(piece for line in whole.split("\n") for piece in _broken(label, line, points)))
+    label.set_multialignment("center")
+    return label.get_text() != whole
+
+
+_BREAKS = ((r"(?<=,) | (?=\()", " "), (" ", " "), (r"(?<=_)(?=[^_])", ""))
+"""Where lines are broken, and what stands there otherwise: around units; else between words; else within names."""
+
+
+def _broken(label: Text, line: str, points: float, breaks: Sequence[tuple[str, str]] = _BREAKS) -> list[str]:
+    """Return a line in pieces that are no wider than ``points`` where that can be."""
+
+    if not breaks or _fits(label, line, points):
+        return [line]
+    (pattern, gap), *finer = breaks
+    pieces: list[str] = []
+    for part in re.split(pattern, line):
+        if pieces and _fits(label, pieces[-1] + gap + part, points):
+            pieces[-1] += gap + part
+        else:
+            pieces += _broken(label, part, points, finer)
+    return pieces
+
+
+def _shorten_titles(figure: Figure) -> bool:
+    """Shorten titles of panels that would reach into a panel beside them; return whether any was."""
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    before = [axes.get_title(loc="left") for axes in figure.axes]
+    for axes, box, name in zip(figure.axes, boxes, before, strict=True):
+        if any(other.x0 > box.x1 - 1 and other.y0 < box.y1 and box.y0 < other.y1 for other in boxes):
+            label: Text = axes._left_title  # type: ignore[attr-defined]
+            lengths = (n for n in range(len(name), 1, -1) if _fits(label, fit(name, n), box.width * 72 / figure.dpi))
+            label.set_text(fit(name, next(lengths, 1)))
+    return before != [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def _fits(label: Text, words: str, points: float) -> bool:
+    """Return whether words are no wider than ``points`` in the font of a label."""
+    return text_to_path.get_text_width_height_descent(words, label.get_fontproperties(), False)[0] <= points
 
 
 def colour(index: int) -> str:

@@ -138,8 +138,11 @@ def _collect(study: "StudyFile", out: Path) -> "StudyTable":
     from latentlab.study.table import FILE as TABLE
 
     table = collect(out)
+    plan, absent = study.analysis.of_what_there_is(table)
+    for name in absent:
+        print(f"not analysed: no tokenizer has {name}, which these images or latents do not allow", file=sys.stderr)
     try:
-        write_analysis(analyse(table, study.analysis), out / FILE, out / TABLE)
+        write_analysis(analyse(table, plan), out / FILE, out / TABLE)
     except UserError as error:  # a small study has a table all the same
         (out / FILE).unlink(missing_ok=True)  # it would be that of an earlier table
         print(f"no analysis: {error}", file=sys.stderr)

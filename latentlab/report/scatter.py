@@ -17,8 +17,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 """Okabe and Ito's, which people with any colour vision tell apart; yellow, too pale on white, is replaced by brown."""
 _MARKERS = (
     "circle", "square", "triangle", "diamond", "inverted_triangle", "star", "plus", "hex", "x", "square_pin", "triangle_pin",
+    "circle_cross", "square_x", "diamond_dot", "star_dot", "asterisk", "hex_dot", "circle_x", "square_cross", "triangle_dot",
+    "diamond_cross", "circle_y", "y",
 )  # fmt: skip
-"""As many as shares no factor with the colours: 88 combinations before one repeats."""
+"""More than a study has clusters, so that they differ in grey too."""
 
 _TOOLTIP = """<div style="max-width:330px;font-size:13px">
 <style>

@@ -89,6 +89,8 @@ class TokenizerEntry(Keyed):
     of: str | None = None
     generators: tuple[str, ...] | None = None
     """Labels of the generators that learn its latents; None for all."""
+    generator_set: tuple[str, ...] = ()
+    """Changes to every generator on its latents, such as a patch that gives 1-D latents as many tokens as the others have."""
     generator_seeds: Seeds | None = None
     """Seeds of theirs; None for all."""
 
@@ -188,6 +190,15 @@ class StudyFile(Keyed):
     """How often a failed cell is tried again."""
     analysis: AnalysisPlan = AnalysisPlan()
     """What is asked of the finished table; stated before it is there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and {"base", "rows"} <= values.keys():
+            raise ValueError(
+                "this is a list of tokenizers, not a study: name its rows in the tokenizers of a study file, as 'train: FILE#ROW'"
+            )
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -10,24 +10,23 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr, spearmanr
 
-from latentlab.study.table import Column, StudyTable
+from latentlab.study.table import StudyTable
 
-from ..latentlab.study.example_study import example_study
+from ..latentlab.study.example_study import columns_of, example_study
 
 TARGET = "gfd_fashion_classifier"
 CONTROLS = {"mixed": 30.0, "checkerboard": 12.0, "permuted": 0.1}
 """Transformation -> what it adds to the distance of samples."""
 
-_MORE = (
-    Column("rfd_efficientnet_lite0", "reconstruction", "Frechet distance of reconstructions.", "", "lower"),
-    Column("gfd_reconstructions_fashion_classifier", "quality", "Samples against reconstructions.", "", "lower"),
-    Column("fd_latents", "quality", "Drawn against encoded latents.", "", "lower"),
-    Column("precision_fashion_classifier", "quality", "Share of samples among images.", "", "higher"),
-    Column("recall_fashion_classifier", "quality", "Share of images among samples.", "", "higher"),
-    Column("step_variance_correlation", "trajectory", "Of step length and variance.", "", "none"),
-    *(Column(f"decoder_{what}_{s}", "decoder", "Change.", "RMS", "lower")
-      for what in ("image", "feature") for s in (0.1, 0.3, 1.0)),
-)  # fmt: skip
+_MORE = columns_of({
+    "reconstruction_distance efficientnet-lite0": {"rfd_efficientnet_lite0": 1},
+    "evaluate fashion-classifier": {
+        "gfd_reconstructions_fashion_classifier": 1, "precision_fashion_classifier": 1, "recall_fashion_classifier": 1,
+    },
+    "latent_distance": {"fd_latents": 1},
+    "trajectories": {"paths": {"step_variance_correlation": {"value": 1, "interval": None}}},
+    "decoder": {f"decoder_{what}_{s}": 1 for what in ("image", "feature") for s in (0.1, 0.3, 1.0)},
+})  # fmt: skip
 
 
 def rich_study(tokenizers: int = 24, controls: bool = True, **options: Any) -> StudyTable:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from figures import viv_curve
-from figures.style import DASHES, MARKERS, PALETTE, colour, fit, look, save
+from figures.style import DASHES, FORMS, MARKERS, PALETTE, colour, fit, look, save, themed
 from latentlab.errors import UserError
 
 
@@ -102,6 +102,44 @@ def test_curves_and_classes_differ_beyond_colour() -> None:
     classes = [(colour(i), MARKERS[i % len(MARKERS)]) for i in range(len(PALETTE) * len(MARKERS))]
     assert len(set(curves)) == 30 and len(set(classes)) == 70
     assert all(a[1] != b[1] for a, b in pairwise(curves))
+
+
+def test_forms_differ_without_colour() -> None:
+    assert len(set(FORMS)) == len(FORMS) >= 20 and {filling for _, filling in FORMS} == {"full", "left", "bottom"}
+    assert FORMS[:7] == tuple((marker, "full") for marker in MARKERS)
+
+
+@themed
+def _two_panels(label: str, title: str) -> Figure:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes in figure.subplots(1, 2):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(label)
+    figure.supylabel(label)
+    return figure
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["a_name (a long unit of something measured), lower is better", "a_name_" * 9, "one more word " * 5 + "end"],
+)
+def test_long_labels_are_broken_and_titles_shortened(label: str) -> None:
+    figure = _two_panels(label, "a rather long title of a panel, longer than the panel is")
+    left, right = figure.axes
+    assert left.get_title(loc="left").startswith("…") and left.get_title(loc="left").endswith("the panel is")
+    assert (
+        right.get_title(loc="left") == "a rather long title of a panel, longer than the panel is"
+    )  # nothing beside it
+    for axes in figure.axes:
+        assert axes.xaxis.label.get_window_extent().width <= axes.get_window_extent().width + 8
+    beside = figure._supylabel.get_window_extent()
+    assert beside.y0 >= 0 and beside.y1 <= figure.bbox.height
+    assert "".join(figure.get_supylabel().split()) == "".join(label.split())
+
+
+def test_labels_are_broken_around_units_first() -> None:
+    figure = _two_panels("quality (squared distance of features), lower is better", "")
+    assert figure.axes[0].get_xlabel() == "quality (squared distance of features),\nlower is better"
 
 
 def test_long_names_keep_their_end() -> None:

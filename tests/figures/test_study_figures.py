@@ -64,7 +64,8 @@ def test_a_panel_per_measurement_against_quality() -> None:
     assert figure.axes[0].texts[0].get_text().startswith(f"r = {record['value']:.2f} [")
     assert not figure.axes[2].texts  # not correlated
     assert figure.axes[2].get_xlabel() == "dB, higher is better"
-    assert figure.get_supylabel() == f"{TARGET}\nlower is better" and "sit, guidance 1" in figure.get_suptitle()
+    assert figure.get_supylabel() == f"{TARGET}\n(squared distance of features)\nlower is better"
+    assert "sit, guidance 1" in figure.get_suptitle()
 
 
 def test_trajectories_have_a_row_per_generator() -> None:
@@ -114,7 +115,7 @@ def test_bubbles_grow_with_the_distance() -> None:
     assert values == sorted(values, reverse=True)  # the smallest lies on top
     assert list(np.argsort([bubble.get_sizes()[0] for bubble in bubbles])) == list(np.argsort(values))
     assert "R² of both together 0.91" in figure.get_supxlabel() and "cross validated 0.85" in figure.get_supxlabel()
-    assert figure.axes[1].get_ylabel() == f"{TARGET}\nlower is better"
+    assert figure.axes[1].get_ylabel() == f"{TARGET} (squared distance of features)\nlower is better"
 
 
 def test_guidance_groups_share_a_look_and_mark_their_best() -> None:
@@ -208,7 +209,7 @@ def test_decoder_curves_are_the_columns() -> None:
     assert len(lines) == 27
     own = STUDY.rows[STUDY.rows["tokenizer"] == "tokenizer-02"]
     np.testing.assert_allclose(lines[2].get_ydata(), [own[f"decoder_feature_{s}"].mean() for s in (0.1, 0.3, 1.0)])
-    assert figure.axes[0].get_ylabel() == "change per unit of noise (RMS)"
+    assert figure.axes[0].get_ylabel() == "change per unit of noise\n(pixels in [-1,1] per channel deviation)"
     assert sum(line.get_linestyle() == "--" for line in lines) == 3
     with pytest.raises(UserError, match="no column of the decoder"):
         study_decoder_noise.draw(STUDY, {})

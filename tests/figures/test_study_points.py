@@ -1,12 +1,18 @@
 """Points of a study: values and bars from the table, looks by cluster, controls hollow and joined."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures.study_layout import axis_label, cluster_legend, interval_words, stretch, unit_label
-from figures.study_points import curve, facts, looks, measured, scatter, spread
+from figures.study_points import curve, face, facts, looks, measured, scatter, spread
 from latentlab.errors import UserError
+from latentlab.study.plan_file import load_study
+from latentlab.study.table import StudyTable
 
 from .rich_study import TARGET, rich_study
 
@@ -56,6 +62,26 @@ def test_clusters_look_different() -> None:
     assert facts(STUDY)["tokenizer-03"].held_out and not facts(STUDY)["tokenizer-00"].held_out
 
 
+@pytest.mark.parametrize("name", ["fashion", "cifar10", "smoke", "imagenet_study"])
+def test_clusters_of_shipped_studies_differ_without_colour(name: str) -> None:
+    study = load_study(Path(__file__).parents[2] / "studies" / "diffusability" / f"{name}.yaml")
+    clusters = list(dict.fromkeys(one.cluster or (one.control and "control") for one in study.tokenizers))
+    rows = pd.DataFrame(
+        {"tokenizer": clusters, "cluster": clusters, "control": "", "control_of": "", "held_out": False}
+    )
+    forms = [(look["marker"], look["fillstyle"]) for look in looks(StudyTable(rows, STUDY.columns)).values()]
+    assert len(set(forms)) == len(clusters) and len(clusters) >= (15 if name == "fashion" else 2)
+
+
+def test_markers_are_drawn_as_their_form_says() -> None:
+    look = {"color": "#332288", "marker": "o", "fillstyle": "full"}
+    filled, hollow = (Line2D([], [], **face(look, hollow)) for hollow in (False, True))
+    assert filled.get_markerfacecolor() == "#332288" and hollow.get_markerfacecolor() == "white"
+    half = Line2D([], [], **face({**look, "fillstyle": "left"}, hollow=False))
+    assert half.get_fillstyle() == "left" and half.get_markeredgecolor() == half.get_markerfacecolor() == "#332288"
+    assert half.get_markerfacecoloralt() == "white"
+
+
 def test_legend_names_clusters_and_controls() -> None:
     figure = Figure(figsize=(8, 4))
     cluster_legend(figure, STUDY)
@@ -71,12 +97,14 @@ def test_many_clusters_stand_in_columns() -> None:
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
     assert len(figure.legends[0].get_texts()) == 28 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    assert figure.axes[0].get_window_extent().width > 4 * figure.dpi  # the figure grew, the panel kept its width
 
 
 def test_labels_say_unit_and_better_side() -> None:
     assert axis_label(STUDY, "psnr") == "psnr (dB), higher is better"
-    assert axis_label(STUDY, "m_viv", "\n") == "viv\nlower is easier"
+    assert axis_label(STUDY, "m_viv", "\n") == "viv (variance per dimension)\nlower is easier"
     assert unit_label(STUDY, "psnr") == "dB, higher is better"
+    assert unit_label(STUDY, "held_out_loss") == "lower is better"
     assert axis_label(STUDY, "step_variance_correlation") == "step_variance_correlation"
 
 

@@ -62,6 +62,13 @@ class AnalysisPlan(Settings):
             raise ValueError(f"{min(both)} is a target and cannot explain itself")
         return self
 
+    def of_what_there_is(self, table: StudyTable) -> tuple["AnalysisPlan", list[str]]:
+        """Return the plan without predictors that no tokenizer of a study has, and their names: its latents cannot have them."""
+        absent = [name for name in self.predictors if name not in table.names()]
+        kept = tuple(name for name in self.predictors if name not in absent)
+        models = tuple(model for model in self.models if not {*model} & {*absent})
+        return self.model_copy(update={"predictors": kept, "models": models}), absent
+
     def for_table(self, table: StudyTable) -> "AnalysisPlan":
         """Return the plan with defaults filled in for a table.
 

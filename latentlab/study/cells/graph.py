@@ -13,7 +13,14 @@ from latentlab.files import digest, file_sha256
 from latentlab.quality.features import feature_extractor
 from latentlab.study.cells.cell import Cell, Graph, Row
 from latentlab.study.cells.networks import networks_of
-from latentlab.study.cells.settings import Images, check_names, generator_training, images_of, tokenizer_training
+from latentlab.study.cells.settings import (
+    Images,
+    check_names,
+    content_of,
+    generator_training,
+    images_of,
+    tokenizer_training,
+)
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.identify import published_file
 from latentlab.tokenizers.load import embedded_file
@@ -32,6 +39,7 @@ def build_graph(study: StudyFile) -> Graph:
         UserError: something in it that cannot be done; says what and where.
     """
     check_names(study)
+    content_of.cache_clear()
     builder = _Builder(study)
     floors = builder.floors()
     for number, entry in enumerate(study.tokenizers):
@@ -175,7 +183,7 @@ class _Builder:
         shared: Mapping[str, Cell],
     ) -> None:  # fmt: skip
         """Add the rows of one generator of one seed: one per guidance scale."""
-        trained = self._generator(subject, generator, generator_seed)
+        trained = self._generator(subject, generator, generator_seed, entry.generator_set)
         what = f"{generator.label}{f' (seed {generator_seed})' if generator.seeds != (0,) else ''} on {subject.who}"
         needs = {"generator": trained, "tokenizer": subject.tokenizer}
         common = {**shared, "train_generator": trained}
@@ -196,8 +204,8 @@ class _Builder:
             }  # fmt: skip
             self.rows.append(Row(identity, {**common, "sample": sample, **self._judged(subject, sample, what, scale)}))
 
-    def _generator(self, subject: "_Subject", generator: GeneratorEntry, seed: int) -> Cell:
-        config = generator_training(generator, seed)
+    def _generator(self, subject: "_Subject", generator: GeneratorEntry, seed: int, changes: tuple[str, ...]) -> Cell:
+        config = generator_training(generator, seed, changes)
         needs = {"tokenizer": subject.tokenizer, "latents": subject.latents, "held_out": subject.held_out}
         if config["data"]["mirror"]:
             needs["mirrored"] = self._encoded(subject.who, subject.tokenizer, self.images, mirrored=True)

@@ -5,6 +5,7 @@ What cannot be done is refused here, before hours of work.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from latentlab.data import open_data
@@ -89,14 +90,14 @@ def tokenizer_training(
     return {"config": told}, places
 
 
-def generator_training(generator: GeneratorEntry, seed: int) -> dict[str, Any]:
-    """Return the resolved training configuration of a generator; its data are a stand-in.
+def generator_training(generator: GeneratorEntry, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the resolved training configuration of a generator with the ``changes`` of a tokenizer; its data are a stand-in.
 
     Raises:
         UserError: no such configuration, or a setting that does not exist or cannot be.
     """
     data = {f"data.{key}": value for key, value in _STAND_IN.items()}
-    overrides = [*as_overrides(_QUIET), *generator.set, *as_overrides({**data, "seed": seed})]
+    overrides = [*as_overrides(_QUIET), *generator.set, *changes, *as_overrides({**data, "seed": seed})]
     try:
         config = read_run(generator.kind, generator.base, overrides)
         if not config.validate_every:  # the loss on held-out latents is a column of the table
@@ -128,8 +129,9 @@ def images_of(source: str, limit: int | None) -> Images:
     return Images(source, {"content": content_of(source, None, limit), "limit": limit})
 
 
+@cache
 def content_of(source: str, image_size: int | None = None, limit: int | None = None) -> str:
-    """Return what names the content of a data source.
+    """Return what names the content of a data source, listed once for all tokenizers of a graph.
 
     Raises:
         UserError: it cannot be read.

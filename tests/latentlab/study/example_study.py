@@ -3,39 +3,47 @@
 A hidden ease u in [0,1] of every tokenizer decides: ``m_viv`` = 2 - u, ``gfd_fashion_classifier`` = 30 - 20 u + noise.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from latentlab.registry import card_of
+from latentlab.study.collect_columns import IDENTITY, values_of
 from latentlab.study.table import Column, StudyTable
 
 CLUSTERS = ("baseline", "kl", "repa", "eq", "lcr", "lmr", "mae", "vq")
+
+
+def _measured(name: str) -> dict[str, Any]:
+    card = card_of(name)
+    told = {"variant": "default", "unit": card.unit, "direction": card.better}
+    return {"refused": "", "value": 1, "interval": None, "companions": {}, **told}
+
+
+def columns_of(results: Mapping[str, Mapping[str, Any]]) -> tuple[Column, ...]:
+    """Return the columns that a real study has for results of its cells, by their role to a row."""
+    return tuple(one.column for role, result in results.items() for one in values_of(role, result))
+
+
+_TOLD = {"value": 1, "interval": None}
 COLUMNS = (
-    Column("tokenizer", "identity", "Label of the tokenizer."),
-    Column("tokenizer_seed", "identity", "Seed of its training."),
-    Column("cluster", "identity", "Kind of regulariser."),
-    Column("family", "identity", "Architecture."),
-    Column("control", "identity", "Transformation of the latents that made it out of another tokenizer."),
-    Column("control_of", "identity", "The other tokenizer."),
-    Column("held_out", "identity", "Whether it is kept from fitting."),
-    Column("generator", "identity", "Label of the generator."),
-    Column("generator_seed", "identity", "Seed of its training and draws."),
-    Column("guidance", "identity", "Guidance scale."),
-    Column("m_viv", "measurement", "Velocity irreducible variance.", "", "lower"),
-    Column("m_lnc", "measurement", "Local neighbour consistency.", "", "higher"),
-    Column("m_srss", "measurement", "Spatial structure.", "", "higher"),
-    Column("m_cds", "measurement", "A measurement that says nothing.", "", "higher"),
-    Column("psnr", "reconstruction", "Of held-out images.", "dB", "higher"),
-    Column("rfd_fashion_classifier", "reconstruction", "Frechet distance of reconstructions.", "", "lower"),
-    Column("decoder_sensitivity", "decoder", "Image change per latent noise.", "", "lower"),
-    Column("gfd_fashion_classifier", "quality", "Frechet distance of samples to the training set.", "", "lower"),
-    Column("gfd_efficientnet_lite0", "quality", "The same on EfficientNet-Lite0.", "", "lower"),
-    Column("held_out_loss", "quality", "Loss of the generator on held-out latents.", "", "lower"),
-    Column("straightness", "trajectory", "Of the learned ODE.", "", "higher"),
-    Column("efficiency", "trajectory", "Of the learned ODE.", "", "higher"),
-    Column("n_samples", "count", "Samples per cell."),
+    *IDENTITY,
+    *columns_of({f"measure {name}": _measured(name) for name in ("viv", "lnc", "srss", "cds")}),
+    *columns_of({
+        "reconstruct": {"scores": {"psnr": _TOLD}},
+        "reconstruction_distance fashion-classifier": {"rfd_fashion_classifier": 1},
+        "decoder": {"decoder_sensitivity": 1},
+        "evaluate fashion-classifier": {"gfd_fashion_classifier": 1},
+        "evaluate efficientnet-lite0": {"gfd_efficientnet_lite0": 1},
+        "train_generator": {"held_out_loss": 1},
+        "trajectories": {"paths": {"straightness": _TOLD, "efficiency": _TOLD}},
+        "sample": {"n": 5000},
+    }),
     Column("minutes", "cost", "Time of the cell.", "min"),
     Column("error", "status", "Why the cell failed; empty if it did not."),
-)
+)  # fmt: skip
 
 
 def example_study(

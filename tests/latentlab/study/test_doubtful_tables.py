@@ -144,3 +144,12 @@ def test_families_are_left_out_as_clusters_are() -> None:
     )
     schemes = {one["scheme"] for one in analyse(families, PREDICTORS)["prediction"]}
     assert {"leave_one_out", "leave_cluster_out", "leave_family_out"} <= schemes
+
+
+def test_a_predictor_that_no_tokenizer_has_costs_no_analysis() -> None:
+    study = example_study()
+    plan, absent = AnalysisPlan(
+        targets=(TARGET,), predictors=("m_viv", "m_absent"), models=(("m_viv", "m_absent"),)
+    ).of_what_there_is(study)
+    assert absent == ["m_absent"] and plan.predictors == ("m_viv",) and plan.models == ()
+    assert analyse(study, plan)["correlations"]

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentlab.errors import UserError
 from latentlab.study.cells.graph import build_graph
 from latentlab.study.plan_file import Resources, load_study
+from latentlab.tokenizers.row_file import read_rows
 
 from .engine_world import opened, tiny_study, written
 
@@ -50,6 +52,7 @@ def test_a_measurement_without_parameters_needs_no_braces(tmp_path: Path) -> Non
         ({"resources": {"sample": {"cpu": 1}}}, "unknown key 'cpu'. Did you mean cpus"),
         ({"analysis": {"held_out": ["aee"]}}, "unknown tokenizer in analysis.held_out 'aee'. Did you mean ae"),
         ({"samples": 3}, "samples"),
+        ({"base": {}, "rows": {}}, "this is a list of tokenizers, not a study: name its rows"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -131,3 +134,50 @@ def test_the_study_of_cifar10_can_be_done(tmp_path: Path, monkeypatch: pytest.Mo
         cell.settings["config"]["architecture"].get("ch") for cell in graph.cells if cell.stage == "train_tokenizer"
     }
     assert widths == {64, None}
+
+
+def test_a_list_of_tokenizers_is_no_study() -> None:
+    with pytest.raises(UserError, match=r"imagenet\.yaml: this is a list .* as 'train: FILE#ROW'"):
+        load_study(STUDIES / "imagenet.yaml")
+
+
+def test_the_published_study_trains_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a folder of four made-up images, and a judge whose weights are here."""
+    for number in range(4):
+        file = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 60 * number, dtype=np.uint8)).save(file)
+    images, judge = f"imagefolder:{tmp_path / 'images'}", "efficientnet-lite0"
+    changes = [
+        f"images={images}", f"held_out_images={images}", f"tokenizer_set=[data.train={images}, data.validation={images}]",
+        f"judges=[{judge}]", "analysis.targets=[gfd_efficientnet_lite0]",
+        "analysis.covariates=[rfd_efficientnet_lite0, decoder_sensitivity]",
+    ]  # fmt: skip
+    monkeypatch.chdir(STUDIES.parents[1])
+    study = load_study(STUDIES / "imagenet_study.yaml", changes)
+    rows = read_rows(STUDIES / "imagenet.yaml")
+    assert [one.train for one in study.tokenizers] == [f"studies/diffusability/imagenet.yaml#{row.id}" for row in rows]
+    told = [(one.cluster, one.family, one.label.partition("-")[2]) for one in study.tokenizers]
+    assert told == [(row.cluster, row.architecture, row.name.replace(" ", "-")) for row in rows]
+    graph = build_graph(study)
+    assert sum(cell.stage == "train_tokenizer" for cell in graph.cells) == 86
+    trained = [cell.settings for cell in graph.cells if cell.stage == "train_generator"]
+    published = {
+        "SiT-B": (400_000, 256, 1e-4, 0.999, "b"), "SiT-XL": (80_000, 256, 1e-4, 0.999, "xl"),
+        "LightningDiT-B": (100_000, 1024, 2e-4, 0.95, "b"), "LightningDiT-XL": (100_000, 1024, 2e-4, 0.95, "xl"),
+    }  # fmt: skip
+    assert [one.label for one in study.generators] == list(published) and len(trained) == 86 * 4
+    for settings, expected in zip(trained, [*published.values()] * 86, strict=True):
+        optimiser, model = settings["config"]["optimiser"], settings["config"]["model"]
+        found = (optimiser["steps"], optimiser["batch_size"], optimiser["learning_rate"], optimiser["betas"][1])
+        assert (*found, model["size"]) == expected and model["patch"] == 1
+        assert model.get("qk_norm", settings["kind"] == "lightningdit")  # which always has it
+    assert all(one.sample == {"solver": "euler", "steps": 50} for one in study.generators)
+    assert len(graph.rows) == 86 * 4 * 5
+
+
+def test_generators_may_differ_on_the_latents_of_one_tokenizer(tmp_path: Path) -> None:
+    other = {**AE, "label": "other", "generator_set": ["model.patch=2"]}
+    _, graph = opened(tmp_path, tiny_study(tokenizers=[AE, other]))
+    patches = [cell.settings["config"]["model"]["patch"] for cell in graph.cells if cell.stage == "train_generator"]
+    assert patches == [4, 2]

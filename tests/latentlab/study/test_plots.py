@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from latentlab.errors import UserError
@@ -40,16 +42,20 @@ def _draw_all(folder: Path) -> dict[str, str]:
     return refused
 
 
-def _assert_whole(figure, stem: str) -> None:
-    """Nothing that is written lies outside the figure."""
-    texts = [text for legend in figure.legends for text in legend.get_texts()]
-    texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
-    texts += [figure._suptitle] if figure._suptitle else []
-    for text in texts:
-        if text.get_text():
-            box = text.get_window_extent()
-            inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= figure.bbox.x1 + 2 and box.y1 <= figure.bbox.y1 + 2
-            assert inside, f"{stem}: '{text.get_text()}' is cut off"
+def _assert_whole(figure: Figure, stem: str) -> None:
+    """Nothing that is written lies outside the figure, and no label, title or legend lies on another."""
+    texts = [figure._suptitle, figure._supxlabel, figure._supylabel]
+    for axes in figure.axes:
+        texts += [axes.xaxis.label, axes.yaxis.label, axes._left_title]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text is not None and text.get_text()]
+    boxes += [("legend", one.get_window_extent()) for one in figure.legends]
+    for words, box in boxes:
+        inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= figure.bbox.x1 + 2 and box.y1 <= figure.bbox.y1 + 2
+        assert inside, f"{stem}: '{words}' is cut off"
+    for (first, one), (second, other) in combinations(boxes, 2):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        up = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert min(across, up) <= 2, f"{stem}: '{first}' and '{second}' lie on each other"
 
 
 def test_png_and_svg_with_the_same_bytes_every_time(tmp_path: Path) -> None:
