@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentlab.tokenizers.autoencoder import Autoencoder, TrainOutput, build_tokenizer
+    from latentlab.tokenizers.autoencoder import Autoencoder, build_tokenizer
     from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
     from latentlab.tokenizers.load import load_tokenizer
     from latentlab.tokenizers.zoo import ZooEntry, default_release, tokenizer_names, zoo_entries
@@ -16,7 +16,7 @@ _HOME_OF = {
     "Autoencoder": "autoencoder",
     "DiscreteTokenizer": "base",
     "Tokenizer": "base",
-    "TrainOutput": "autoencoder",
+    "TrainOutput": "trainable",
     "ZooEntry": "zoo",
     "build_tokenizer": "autoencoder",
     "default_release": "zoo",

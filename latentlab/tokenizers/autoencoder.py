@@ -15,7 +15,7 @@ from latentlab.tokenizers.ldm import Decoder, Encoder
 from latentlab.tokenizers.patch_statistics import PatchStatistics
 from latentlab.tokenizers.quantizers import Codebook, CosineCodebook, DiagonalGaussian, EuclideanCodebook, IBQCodebook
 from latentlab.tokenizers.scalar_quantizers import FiniteScalarCodebook, Quantizer, SignCodebook
-from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
+from latentlab.tokenizers.trainable import TrainableTokenizer, TrainLatents
 
 CODEBOOKS: dict[str, type[Codebook]] = {"vq": EuclideanCodebook, "vq-cosine": CosineCodebook, "ibq": IBQCodebook}
 """By the name in `Architecture.quantizer`."""
@@ -47,15 +47,14 @@ class Autoencoder(TrainableTokenizer):
         check_latents(latents, self.spec.channels)
         return self.reconstruct(latents.to(self._like)).clamp(-1, 1)
 
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Encode and decode images [n,3,H,W] in [-1,1] with gradients.
+    def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:
+        """Encode images [n,3,H,W] in [-1,1] with gradients.
 
         Args:
             images: float [n,3,H,W] in [-1,1].
             generator: source of the posterior's noise (KL only).
         """
-        latents = self.training_features(images, generator)
-        return TrainOutput(self.reconstruct(latents), latents)
+        return TrainLatents(self.training_features(images, generator))
 
     def new_networks(self) -> tuple[Any, Any]:
         """Return encoder and decoder with fresh weights."""
@@ -106,11 +105,10 @@ class KLAutoencoder(Autoencoder):
         posterior = self.posterior(images)
         return posterior.sample(generator) if sample else posterior.mean
 
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Decode a sample of the posterior; ``kl`` is in nats per image, averaged over images."""
+    def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:
+        """Return a sample of the posterior; ``kl`` is in nats per image, averaged over images."""
         posterior = DiagonalGaussian(self.training_features(images, generator))
-        latents = posterior.sample(generator)
-        return TrainOutput(self.reconstruct(latents), latents, {"kl": posterior.kl().mean()})
+        return TrainLatents(posterior.sample(generator), {"kl": posterior.kl().mean()})
 
 
 class PatchNormalisedAutoencoder(KLAutoencoder):
@@ -166,10 +164,10 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
         """Return the codes chosen for the images, [n,c,h,w]; there is no posterior to sample."""
         return self.quantize.lookup(self.indices(images))
 
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Decode the chosen codes, with the gradient of the quantizer."""
+    def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:
+        """Return the chosen codes, with the gradient of the quantizer."""
         quantized = self.quantize(self.training_features(images, generator))
-        return TrainOutput(self.reconstruct(quantized.latents), quantized.latents, quantized.losses, quantized.indices)
+        return TrainLatents(quantized.latents, quantized.losses, quantized.indices)
 
 
 def _conv1(channels_in: int, channels_out: int) -> nn.Conv2d:

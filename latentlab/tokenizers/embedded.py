@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from latentlab.codec import codec_of
+from latentlab.configuration import shipped_configs
 from latentlab.data import open_data
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
@@ -26,7 +27,7 @@ from latentlab.quality.fidelity import to_uint8
 from latentlab.quality.generation import generation_distance
 from latentlab.quality.reconstruction import reconstruction_scores
 from latentlab.tokenizers.base import Tokenizer
-from latentlab.tokenizers.config import CONFIGS, load_config
+from latentlab.tokenizers.config import CONFIGS, TrainConfig, load_config
 from latentlab.tokenizers.load import load_tokenizer
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.zoo import embedded_path
@@ -62,23 +63,46 @@ def embedded_names() -> list[str]:
 
 
 def train_all(names: Sequence[str]) -> None:
-    """Train ``names`` in processes of one thread (two of them beat one of two threads at this size) and ship the weights."""
+    """Train ``names`` in processes of one thread (two of them beat one of two threads at this size) and ship the weights.
+
+    The longest training starts first, so that no process is left alone with it at the end.
+
+    Raises:
+        UserError: some trainings failed; the weights of all others are shipped nevertheless.
+    """
+    ordered = sorted(names, key=_images_seen, reverse=True)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        failed = [name for name, code in zip(names, pool.map(_train_one, names), strict=True) if code]
-    if failed:
-        raise UserError(f"training failed for {', '.join(failed)}: see {RUNS}/<name>.log; the same command continues")
+        status = dict(zip(ordered, pool.map(_train_one, ordered), strict=True))
     for name in names:
-        with atomic_path(embedded_path(name, load_config(name).release)) as temporary:
-            shutil.copyfile(RUNS / name / "tokenizer.safetensors", temporary)
+        if status[name] == 0:
+            with atomic_path(embedded_path(name, _config(name).release)) as temporary:
+                shutil.copyfile(RUNS / name / "tokenizer.safetensors", temporary)
+    if failed := [name for name in names if status[name]]:
+        raise UserError(f"training failed for {', '.join(failed)}: see {RUNS}/<name>.log; the same command continues")
+
+
+def _config_file(name: str) -> Path:
+    return shipped_configs(CONFIGS)[name]
+
+
+def _config(name: str) -> TrainConfig:
+    return load_config(_config_file(name))
+
+
+def _images_seen(name: str) -> int:
+    """Return how many images a training sees, with those of the stages before it: about how long it takes."""
+    config = _config(name)
+    earlier = 0 if config.start_from is None else _images_seen(config.start_from.parent.name)
+    return earlier + config.optimiser.steps * config.optimiser.batch_size
 
 
 def _train_one(name: str) -> int:
     """Train one, after the stage that it starts from; return the exit status."""
-    start = load_config(name).start_from
+    start = _config(name).start_from
     if start is not None and (failed := _train_one(start.parent.name)):
         return failed
     RUNS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "latentlab", "train", "tokenizer", "--config", name]
+    command = [sys.executable, "-m", "latentlab", "train", "tokenizer", "--config", str(_config_file(name))]
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(RUNS / f"{name}.log", "a", encoding="utf-8") as log:
         return subprocess.run(

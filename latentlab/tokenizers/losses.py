@@ -86,13 +86,11 @@ class TokenizerLoss(nn.Module):
     def _decoded(self, images: Tensor, place: tuple[int, int, int]) -> TrainOutput:
         """Return the pass through the tokenizer, decoded from latents with noise and masks where these are switched on."""
         with self._autocast(images):
-            output = self.model.forward_train(images, self._draws("noise", place))
-            if not self._changes:
-                return output
-            changed = output.latents
+            found = self.model.encode_train(images, self._draws("noise", place))
+            decoded = found.latents
             for name, change in self._changes.items():
-                changed = change(changed, self._draws(name, place))
-            return TrainOutput(self.model.reconstruct(changed), output.latents, output.losses, output.indices)
+                decoded = change(decoded, self._draws(name, place))
+            return TrainOutput(self.model.reconstruct(decoded), found.latents, found.losses, found.indices)
 
     def _shape_latents(self, found: "WeightedSum", latents: Tensor, images: Tensor) -> None:
         """Add the terms that latents have by themselves, or with the features of a vision network."""

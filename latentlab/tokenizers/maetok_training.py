@@ -14,7 +14,7 @@ from latentlab.tokenizers.maetok_initialisation import initialise_maetok
 from latentlab.tokenizers.maetok_network import Encoder, TokenDecoder
 from latentlab.tokenizers.maetok_training_architecture import MAETokTraining
 from latentlab.tokenizers.masking import annealed_ratio, draw_hidden, hide, new_mask_token
-from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
+from latentlab.tokenizers.trainable import TrainableTokenizer, TrainLatents
 from latentlab.tokenizers.vision_transformer import ModulatedNorm
 
 
@@ -89,8 +89,8 @@ class TrainableMAETok(MAETok, TrainableTokenizer):
             ratio = annealed_ratio(step, config.anneal_steps, config.enc_token_drop_max)
             self.hidden_ratios = (ratio, ratio)
 
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Reconstruct images [n,3,S,S] in [-1,1] from latents of what the encoder may see of them.
+    def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:
+        """Return latents [n,l,c] of what the encoder may see of images [n,3,S,S] in [-1,1].
 
         ``auxiliary`` is the sum over targets of the error on hidden patches (`hidden_error`).
 
@@ -107,7 +107,7 @@ class TrainableMAETok(MAETok, TrainableTokenizer):
         latents = self.quant_conv(self.encoder(images, hidden))
         errors = [hidden_error(self.predict(t, latents), self._wanted(t, images), hidden) for t in self.targets]
         losses = {"auxiliary": torch.stack(errors).sum()} if errors else {}
-        return TrainOutput(self.reconstruct(latents), latents, losses)
+        return TrainLatents(latents, losses)
 
     def predict(self, target: str, latents: Tensor) -> Tensor:
         """Return what an auxiliary decoder makes of latents [n,l,c], [n,p,d]."""

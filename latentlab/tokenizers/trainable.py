@@ -14,6 +14,21 @@ from latentlab.weights import read_state_dict
 
 
 @dataclass(frozen=True)
+class TrainLatents:
+    """What the encoding half of a training pass gives.
+
+    Attributes:
+        latents: what the decoder is to see, [n,c,h,w] or [n,l,c].
+        losses: unweighted terms of the tokenizer itself, as in `TrainOutput`.
+        indices: the chosen codes, int64 [n,h,w], or None.
+    """
+
+    latents: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    indices: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class TrainOutput:
     """What one training pass gives.
 
@@ -38,13 +53,18 @@ class TrainableTokenizer(Tokenizer):
     """Beginnings of the names of weights that are of no use when training is over."""
 
     @abstractmethod
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Encode and decode images [n,3,H,W] in [-1,1] with gradients.
+    def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:
+        """Encode images as training does, with gradients.
 
         Args:
             images: float [n,3,H,W] in [-1,1].
             generator: source of all that is random in the pass.
         """
+
+    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
+        """Encode images [n,3,H,W] in [-1,1] and decode their latents, with gradients; arguments as in `encode_train`."""
+        found = self.encode_train(images, generator)
+        return TrainOutput(self.reconstruct(found.latents), found.latents, found.losses, found.indices)
 
     @abstractmethod
     def reconstruct(self, latents: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from latentlab import __version__
 from latentlab.checkpoints import load_checkpoint, save_checkpoint, state_to_device
+from latentlab.configuration import shipped_configs
 from latentlab.data import open_data
 from latentlab.errors import UserError
 from latentlab.files import atomic_path
@@ -28,7 +29,7 @@ from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
 from latentlab.runtime import choose_device, make_writable, progress, quick_bfloat16, say
 from latentlab.tokenizers.adversary import Adversary
-from latentlab.tokenizers.config import TrainConfig
+from latentlab.tokenizers.config import CONFIGS, TrainConfig
 from latentlab.tokenizers.families import FAMILIES
 from latentlab.tokenizers.losses import TokenizerLoss
 from latentlab.tokenizers.trainable import TrainableTokenizer
@@ -65,6 +66,7 @@ class Trainer:
         """
         config, device = self.config, self.device
         self._check_batch()
+        self.folder = RunFolder(self.out)
         torch.set_flush_denormal(True)  # the entropy term's tiny probabilities make a step a tenth slower otherwise
         self.images = open_data(config.data.train, image_size=config.data.image_size, limit=config.data.limit)
         self.model, self.average = self._new_model().train(), self._new_model().eval()
@@ -75,7 +77,6 @@ class Trainer:
         self.loss = TokenizerLoss(config, self.model, discriminator).to(device)
         self.workers = Workers(self.loss, [], "ddp", self.ranks, device)
         self.optimiser = self._new_optimiser()
-        self.folder = RunFolder(self.out)
         if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self._resume()
@@ -84,7 +85,7 @@ class Trainer:
         """Train to the last step; return the path of the exported weights.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: a loss or a gradient is not finite.
             Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
         """
         config, total = self.config, self.config.optimiser.steps
@@ -110,7 +111,8 @@ class Trainer:
         """Take one optimiser step; return the loss terms, means over all parts and ranks.
 
         Raises:
-            UserError: the loss is not finite. The parameters are those before the step.
+            UserError: a loss or a gradient, of the tokenizer or of the discriminator, is not finite. The parameters of both are
+                those before the step.
         """
         optim, step = self.config.optimiser, self.step
         self.model.before_step(step)
@@ -126,14 +128,18 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value / optim.accumulate
         means = self.workers.mean(torch.stack([*sums.values()])).tolist()
         found = dict(zip(sums, means, strict=True))
-        if not all(map(_finite, means)):
-            self._refuse(found)
+        self._check_finite(found, {})
+        norms = {"the tokenizer": nn.utils.clip_grad_norm_(self._trained(), optim.clip_norm)}
+        opponent = self.adversary if self.adversary is not None and step >= self.adversary.settings.start else None
+        if opponent is not None:
+            loss, norms["the discriminator"] = opponent.take_gradients(made)
+            found["discriminator"] = float(loss)
+        self._check_finite(found, norms)
         rate = self.rate(step)
-        nn.utils.clip_grad_norm_(self._trained(), optim.clip_norm)
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
-        if self.adversary is not None and step >= self.adversary.settings.start:
-            found["discriminator"] = float(self.adversary.train_step(made, rate))
+        if opponent is not None:
+            opponent.step(rate)
         self.step += 1
         update_average(self.average.parameters(), self.model.parameters(), optim.ema_decay, self.step)
         return found
@@ -179,8 +185,8 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         config = self.config
         built = FAMILIES[config.family].build(config.architecture, name=config.name, release=config.release)
-        if config.start_from is not None:
-            built.start_from(config.start_from)
+        if config.start_from is not None and self.folder.newest() is None:  # a checkpoint has all weights
+            built.start_from(_earlier_stage(config.start_from))
         return built.to(self.device)
 
     def _trained(self) -> list[nn.Parameter]:
@@ -229,12 +235,20 @@ class Trainer:
             if newest:
                 say(f"continuing {self.out} at step {self.step}")
 
-    def _refuse(self, terms: Mapping[str, float]) -> None:
-        bad = [name for name, value in terms.items() if name != "loss" and not _finite(value)] or ["their sum"]
-        raise UserError(
-            f"the loss is not finite at step {self.step} ({', '.join(bad)}); {self.folder.last_good()}; "
-            "lower optimiser.learning_rate or use precision float32"
-        )
+    def _check_finite(self, terms: Mapping[str, float], norms: Mapping[str, Tensor]) -> None:
+        """Refuse a step whose terms or norms of gradients, by whose they are, are not finite.
+
+        Both are the same on every rank (terms are means, gradients were summed), so all ranks decide alike.
+        """
+        bad = [name for name, value in terms.items() if not _finite(value)]
+        told = [name for name in bad if name != "loss"] or (["their sum"] if bad else [])
+        what = f"the loss is not finite at step {self.step} ({', '.join(told)})"
+        if not bad:
+            lost = [whose for whose, norm in norms.items() if not _finite(float(norm))]
+            if not lost:
+                return
+            what = f"the gradient of {' and '.join(lost)} is not finite at step {self.step}"
+        raise UserError(f"{what}; {self.folder.last_good()}; lower optimiser.learning_rate or use precision float32")
 
     def _log(self, values: Mapping[str, float], seconds_per_step: float) -> None:
         if not self.ranks.first:
@@ -273,7 +287,7 @@ def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
     """Train a tokenizer, or continue the run in ``out``; under torchrun on all its processes. Return the path of its weights.
 
     Raises:
-        UserError: bad configuration, data or folder, or a loss that is not finite.
+        UserError: bad configuration, data or folder, or a loss or gradient that is not finite.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
     """
     chosen = choose_device(device)
@@ -282,6 +296,19 @@ def train(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
     make_writable(out)
     with joined_ranks(chosen.type) as ranks, alone(out, ranks):
         return Trainer(config, out, chosen, ranks).run()
+
+
+def _earlier_stage(weights: Path) -> Path:
+    """Return the ``weights`` that a run starts from.
+
+    Raises:
+        UserError: they do not exist; says how the stage that makes them is trained.
+    """
+    if weights.exists():
+        return weights
+    folder, command = weights.parent, "latentlab train tokenizer --config"
+    how = f"`{command} {folder.name} --out {folder}`" if folder.name in shipped_configs(CONFIGS) else f"--out {folder}"
+    raise UserError(f"start_from {weights} does not exist: train the earlier stage first, with {how}")
 
 
 def _finite(value: float) -> bool:

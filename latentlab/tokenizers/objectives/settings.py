@@ -104,6 +104,10 @@ class AdversarialSettings(Strict):
     learning_rate: PositiveFloat | None = None
     """Of the discriminator; None for the tokenizer's, with its warm-up and decay."""
     betas: tuple[float, float] = (0.5, 0.9)
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the discriminator's gradient; a longer one is shortened to it."""
+    lecam: NonNegativeFloat = 0.0
+    """Weight of the penalty that keeps the discriminator from running away (`objectives.lecam`); 0 for none."""
 
 
 class Objectives(Strict):

@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentlab.errors import UserError, unknown_name
+from latentlab.tokenizers.objectives.vision_layouts import Layout, read_vision_weights
 from latentlab.weight_file import WeightFile
-from latentlab.weights import find_weights, read_state_dict
+from latentlab.weights import find_weights
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5,) * 3, (0.5,) * 3)
 """Means and standard deviations of the channels, of images in [0,1]."""
+
+_MOCO_L = "https://drive.usercontent.google.com/download?id=1Foa2-FqhwIFYjcAAbY9sXyO-1Vwwx-_9&export=download&confirm=t"
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 
@@ -35,8 +38,10 @@ class VisionNetwork:
         width: channels of its maps.
         stride: pixels a side of one cell.
         statistics: means and standard deviations of the channels of its images.
-        weights: its file, in timm's layout; None where `latentlab.quality` opens it.
+        weights: its file; None where `latentlab.quality` opens it.
         judge: name in `latentlab.quality.vision_transformers`, of the networks that also judge images.
+        layout: how the file names its weights (`vision_layouts`).
+        image_side: pixels a side of the images that its positions are for, where that is not timm's default.
     """
 
     architecture: str
@@ -45,6 +50,8 @@ class VisionNetwork:
     statistics: Statistics = _IMAGENET
     weights: WeightFile | None = None
     judge: str | None = None
+    layout: Layout = "timm"
+    image_side: int | None = None
 
 
 def _timm(architecture: str, tag: str, width: int, stride: int, statistics: Statistics = _IMAGENET) -> VisionNetwork:
@@ -72,13 +79,15 @@ VISION_NETWORKS: dict[str, VisionNetwork] = {
     "langpe-l": _timm("vit_pe_lang_large_patch14_448", "fb", 1024, 14, _HALF),
     "spatialpe-b": _timm("vit_pe_spatial_base_patch16_512", "fb", 768, 16, _HALF),
     "spatialpe-l": _timm("vit_pe_spatial_large_patch14_448", "fb", 1024, 14, _HALF),
-    # timm has no release of these two: the file is theirs, converted to timm's names.
+    "siglip-l": _timm("vit_large_patch16_siglip_256", "webli", 1024, 16, _HALF),
+    # timm has no release of these two. MoCo v3's own pages have S and B only: the ViT-L is the file that the README of RCG links
+    # to (Li et al. 2023, arXiv 2312.03701; github.com/LTH14/rcg).
     "mocov3-l": VisionNetwork(
-        "vit_large_patch16_224", 1024, 16, weights=WeightFile("facebookresearch--moco-v3", "vit_large_timm.safetensors")
+        "vit_large_patch16_224", 1024, 16, weights=WeightFile("LTH14--rcg", "vitl.pth.tar", url=_MOCO_L), layout="moco"
     ),
     "webssl-300m": VisionNetwork(
-        "vit_large_patch14_dinov2", 1024, 14,
-        weights=WeightFile("facebook/webssl-dino300m-full2b-224", "model_timm.safetensors"),
+        "vit_large_patch14_dinov2", 1024, 14, layout="transformers", image_side=224,
+        weights=WeightFile("facebook/webssl-dino300m-full2b-224", "model.safetensors"),
     ),
 }  # fmt: skip
 """By the name in `AlignmentSettings.network`."""
@@ -177,10 +186,11 @@ def open_vision_maps(name: str) -> VisionMaps:
 def _from_timm(wanted: VisionNetwork) -> Any:
     assert wanted.weights is not None
     path = find_weights(wanted.weights)
-    weights = read_state_dict(path)
+    weights = read_vision_weights(path, wanted.layout)
     from timm import create_model
 
-    network: Any = create_model(wanted.architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
+    size: dict[str, Any] = {} if wanted.image_side is None else {"img_size": wanted.image_side}
+    network: Any = create_model(wanted.architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **size)
     own = network.state_dict()
     if "pos_embed" in weights and "pos_embed" in own:
         weights["pos_embed"] = _positions(weights["pos_embed"], network)

@@ -1,12 +1,16 @@
 """The shipped tokenizers: weights beside every configuration, small, made by it, and reconstructing as the table says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
-from latentlab import load_tokenizer, open_data
+from latentlab import UserError, load_tokenizer, open_data
 from latentlab.quality.reconstruction import reconstruction_scores
-from latentlab.tokenizers import embedded
+from latentlab.tokenizers import embedded, zoo
 from latentlab.tokenizers.config import TrainConfig, load_config
 from latentlab.tokenizers.zoo import embedded_path
 from latentlab.weights import read_metadata
@@ -34,6 +38,70 @@ def test_reconstructions_are_as_good_as_the_table_says(name: str) -> None:
 def test_ibq_uses_most_of_its_codebook() -> None:
     scores = reconstruction_scores(load_tokenizer("ibq", release="fashion32"), open_data("fashion:test", limit=300))
     assert scores["codebook_usage"].value > 0.9
+
+
+TINY: dict[str, Any] = {
+    "name": "tiny", "release": "test",
+    "architecture": {
+        "quantizer": "none", "ch": 8, "ch_mult": [1, 1], "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [],
+        "resolution": 32, "z_channels": 4,
+    },
+    "data": {"train": "fashion:test", "validation": "fashion:test", "limit": 16},
+    "loss": {"l1": 1.0}, "optimiser": {"steps": 2, "batch_size": 2, "learning_rate": 1e-3},
+    "log_every": 1, "validate_every": 2, "validation_images": 4,
+}  # fmt: skip
+TINY_MAETOK: dict[str, Any] = {
+    "family": "maetok",
+    "architecture": {
+        "image_size": 32, "encoder_model": "vit_small_patch14_dinov2", "decoder_model": "vit_small_patch14_dinov2_movqv2",
+        "enc_patch_size": 8, "dec_patch_size": 8, "num_latent_tokens": 4, "use_ape": False, "use_rope": True,
+        "rope_mixed": True, "codebook_embed_dim": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "target_depth": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with configurations of its own, where runs and shipped weights go too."""
+    first = str(tmp_path / "runs" / "stage" / "tokenizer.safetensors")
+    decoder = {**TINY_MAETOK["architecture"], "stage": "decoder"}
+    configs = {
+        "plain": TINY,
+        "wrong": TINY | {"optimiser": {**TINY["optimiser"], "accumulate": 2, "batch_size": 3}},
+        "stage": TINY | TINY_MAETOK,
+        "second": TINY | TINY_MAETOK | {"architecture": decoder, "start_from": first},
+    }
+    for folder in ("configs", "shipped"):
+        (tmp_path / folder).mkdir()
+    for name, settings in configs.items():
+        (tmp_path / "configs" / f"{name}_test.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(embedded, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(embedded, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "shipped")
+    return tmp_path
+
+
+def test_what_is_trained_ships_even_if_others_fail(workshop: Path) -> None:
+    with pytest.raises(UserError, match=r"training failed for wrong: see .*runs/<name>\.log"):
+        embedded.train_all(["wrong", "plain", "second"])
+    assert sorted(file.name for file in (workshop / "shipped").iterdir()) == [
+        "plain_test.safetensors",
+        "second_test.safetensors",
+    ]
+    assert "batch_size 3 cannot be shared" in (workshop / "runs" / "wrong.log").read_text()
+    first, second = (load_file(workshop / "runs" / name / "tokenizer.safetensors") for name in ("stage", "second"))
+    same = {name for name in second if torch.equal(first[name], second[name])}
+    assert {name for name in second if name.startswith("encoder.")} <= same and len(same) < len(second)
+
+
+def test_the_longest_training_starts_first(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order of steps times batch, with those of earlier stages."""
+    started: list[str] = []
+    monkeypatch.setattr(embedded, "_AT_ONCE", 1)
+    monkeypatch.setattr(embedded, "_train_one", lambda name: started.append(name) or 1)
+    with pytest.raises(UserError, match="training failed for plain, wrong, second"):
+        embedded.train_all(["plain", "wrong", "second"])
+    assert started == ["second", "wrong", "plain"]
 
 
 def test_usage_is_told() -> None:

@@ -7,13 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from analyses.affine import Transform
 from latentlab.errors import UserError
 from latentlab.tokenizers.autoencoder import build_tokenizer
 from latentlab.tokenizers.config import TrainConfig
 from latentlab.tokenizers.losses import TokenizerLoss, WeightedSum
+from latentlab.tokenizers.objectives.equivariance import transformed_pair
+from latentlab.tokenizers.objectives.latent_masking import LatentMasking
 from latentlab.tokenizers.objectives.local_correlation import local_correlation
+from latentlab.tokenizers.objectives.low_pass import low_pass
 from latentlab.tokenizers.objectives.patch_discriminator import PatchDiscriminator
-from latentlab.tokenizers.trainable import TrainableTokenizer
+from latentlab.tokenizers.objectives.settings import MaskingSettings
+from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
 
 SMALL: dict[str, Any] = {
     "ch": 8, "ch_mult": [1, 1, 1], "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
@@ -137,12 +142,39 @@ def test_a_few_steps_lower_the_divergence() -> None:
     assert values[1] < 0.3 * values[0]
 
 
-def test_a_few_steps_make_the_decoder_turn_with_the_latent() -> None:
-    def error(tokenizer: TrainableTokenizer) -> float:
-        turned = tokenizer.reconstruct(tokenizer.encode(images()).rot90(1, (3, 2)))
-        return (turned - images().rot90(1, (3, 2))).abs().mean().item()
+@pytest.mark.parametrize("transform", [Transform("rotate", 1), Transform("flip", -1), Transform("scale", 0.5)])
+def test_a_few_steps_make_the_decoder_follow_the_latent(transform: Transform) -> None:
+    """Decoding the transformed latent gives the transformed image, of which nothing was said in plain training."""
 
-    assert error(learn(config(equivariance={"transforms": ["rotate"]}), 40)) < 0.9 * error(learn(config(), 40))
+    @torch.no_grad()
+    def error(tokenizer: TrainableTokenizer) -> float:
+        latents, wanted = transformed_pair(tokenizer.encode(images()), images(), transform)
+        return (tokenizer.reconstruct(latents) - wanted).abs().mean().item()
+
+    shaped = learn(config(equivariance={"transforms": [transform.kind]}), 40)
+    assert error(shaped) < 0.9 * error(learn(config(), 40))
+
+
+def test_a_few_steps_make_the_decoder_smooth() -> None:
+    """Decoding the low-passed latent gives the low-passed image."""
+
+    @torch.no_grad()
+    def error(tokenizer: TrainableTokenizer) -> float:
+        made = tokenizer.reconstruct(low_pass(tokenizer.encode(images()), 0.5))
+        return (made - low_pass(images(), 0.5)).abs().mean().item()
+
+    assert error(learn(config(low_pass={"smallest_band": 0.25}), 60)) < 0.9 * error(learn(config(), 60))
+
+
+def test_a_few_steps_make_the_decoder_cope_with_damaged_cells() -> None:
+    damage = {"probability": 1.0, "noise_ratio": 0.2, "mask_ratio": 0.2}
+
+    @torch.no_grad()
+    def error(tokenizer: TrainableTokenizer) -> float:
+        damaged = LatentMasking(MaskingSettings(**damage))(tokenizer.encode(images()), torch.Generator().manual_seed(1))
+        return (tokenizer.reconstruct(damaged) - images()).abs().mean().item()
+
+    assert error(learn(config(masking=damage), 80)) < 0.9 * error(learn(config(), 80))
 
 
 def test_a_few_steps_make_the_decoder_robust() -> None:
@@ -152,6 +184,38 @@ def test_a_few_steps_make_the_decoder_robust() -> None:
         return (tokenizer.reconstruct(z + 0.7 * noise) - images()).abs().mean().item()
 
     assert error(learn(config(noise={"sigma": 0.7}), 80)) < 0.95 * error(learn(config(), 80))
+
+
+@pytest.mark.parametrize("quantizer", [{"quantizer": "kl"}, {"quantizer": "vq", "n_embed": 8}])
+def test_changed_latents_are_decoded_once_with_the_terms_of_decoding_twice(
+    quantizer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(
+        quantizer, {"kl": 0.1, "commitment": 1.0, "codebook": 1.0}, noise=EVERY["noise"], masking=EVERY["masking"]
+    )
+
+    def decoded_twice(self: TokenizerLoss, images: Tensor, place: tuple[int, int, int]) -> TrainOutput:
+        output = self.model.forward_train(images, self._draws("noise", place))
+        changed = output.latents
+        for name, change in self._changes.items():
+            changed = change(changed, self._draws(name, place))
+        return TrainOutput(self.model.reconstruct(changed), output.latents, output.losses, output.indices)
+
+    found = []
+    for twice in (False, True):
+        if twice:
+            monkeypatch.setattr(TokenizerLoss, "_decoded", decoded_twice)
+        loss = build(settings)
+        passes: list[int] = []
+        loss.model.get_submodule("decoder").register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        total, terms, _ = loss(images(), 0, 0, 4)
+        total.backward()
+        gradients = [p.grad for p in loss.parameters() if p.grad is not None]
+        found.append((terms, gradients, len(passes)))
+    assert found[0][2] == 1 and found[1][2] == 2
+    assert found[0][0].keys() == found[1][0].keys()
+    assert all(torch.equal(value, found[1][0][name]) for name, value in found[0][0].items())
+    assert all(map(torch.equal, found[0][1], found[1][1]))
 
 
 def test_sequences_are_refused_by_objectives_on_grids() -> None:

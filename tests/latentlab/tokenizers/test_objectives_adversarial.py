@@ -9,6 +9,7 @@ from torch import Tensor
 from latentlab.ranks import Ranks
 from latentlab.tokenizers.adversary import Adversary
 from latentlab.tokenizers.objectives.adversarial import build_discriminator, discriminator_loss, tokenizer_loss
+from latentlab.tokenizers.objectives.lecam import ScoreAverages, lecam_penalty
 from latentlab.tokenizers.objectives.patch_discriminator import PatchDiscriminator
 from latentlab.tokenizers.objectives.settings import AdversarialSettings
 
@@ -86,6 +87,59 @@ def test_parts_add_up_to_the_batch_and_the_state_comes_back() -> None:
     again = [player.train_step([(real, made)], 1e-3).item() for player in (whole, other)]
     assert again[0] == again[1]
     assert all(map(torch.equal, whole.discriminator.parameters(), other.discriminator.parameters()))
+
+
+def test_the_discriminators_gradient_is_clipped_and_told_before_it_moves() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary(AdversarialSettings(width=8, layers=2, clip_norm=1e-3), Ranks(), CPU)
+    before = [p.detach().clone() for p in adversary.discriminator.parameters()]
+    _, norm = adversary.take_gradients([(images(2), images(2, seed=1))])
+    lengths = torch.stack([p.grad.norm() for p in adversary.discriminator.parameters() if p.grad is not None])
+    assert norm > 1e-3 and lengths.norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert all(map(torch.equal, adversary.discriminator.parameters(), before))
+
+
+# --- LeCam ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_penalty_in_closed_form() -> None:
+    real, made = torch.tensor([2.0, -3.0]), torch.tensor([1.0, -2.0])
+    averages = torch.tensor([0.5, -1.0])
+    assert lecam_penalty(real, made, averages).item() == pytest.approx((3.0**2 + 0) / 2 + (0 + 2.5**2) / 2)
+    scores = [real.clone().requires_grad_(), made.clone().requires_grad_()]
+    lecam_penalty(*scores, averages).backward()
+    assert scores[0].grad is not None and scores[0].grad.tolist() == [3.0, 0.0]  # down to the average of the others
+    assert scores[1].grad is not None and scores[1].grad.tolist() == [0.0, -2.5]  # and up to it
+
+
+def test_averages_follow_the_scores_of_both() -> None:
+    averages = ScoreAverages(CPU)
+    for _ in range(5000):
+        averages.update(torch.tensor([2.0, -1.0]))
+    torch.testing.assert_close(averages.values, torch.tensor([2.0, -1.0]) * (1 - 0.999**5000), rtol=1e-3, atol=0)
+
+
+def test_the_penalty_keeps_scores_together_and_its_averages_come_back() -> None:
+    def fresh(lecam: float) -> Adversary:
+        torch.manual_seed(0)
+        return Adversary(AdversarialSettings(width=8, layers=2, learning_rate=3e-3, lecam=lecam), Ranks(), CPU)
+
+    smooth = torch.nn.functional.avg_pool2d(images(8), 5, 1, 2)
+    gaps = []
+    for lecam in (0.0, 0.3):
+        adversary = fresh(lecam)
+        for _ in range(20):
+            adversary.train_step([(images(8), smooth)], 0.0)
+        with torch.no_grad():
+            real, made = (adversary.discriminator(x).mean().item() for x in (images(8), smooth))
+        gaps.append(real - made)
+    assert 0 < gaps[1] < 0.8 * gaps[0]
+    other = fresh(0.3)
+    other.restore(copy.deepcopy(adversary.state()))
+    assert adversary.state()["scores"].abs().min() > 0
+    again = [player.train_step([(images(8), smooth)], 0.0) for player in (adversary, other)]
+    assert torch.equal(*again)
+    assert all(map(torch.equal, adversary.discriminator.parameters(), other.discriminator.parameters()))
 
 
 def test_frozen_networks_are_not_in_the_state() -> None:

@@ -1,7 +1,12 @@
 """Alignment with a vision network: closed forms, finite differences, adaptive weights, and that optimising it aligns."""
 
+import dataclasses
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentlab.errors import UserError
@@ -126,12 +131,75 @@ def test_transformers_of_timm_give_a_map_of_the_grid() -> None:
     assert [tuple(m.shape) for m in of_free.several(images)] == [(2, 192, 3, 3)] * 4 and of_free.widths() == [192] * 4
 
 
-@pytest.mark.parametrize("name", ["mae-l", "dinov2-b", "webssl-300m"])
-def test_missing_weights_are_told(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+@pytest.mark.parametrize("name", sorted(VISION_NETWORKS.keys() - {"efficientnet-lite0"}))
+def test_missing_weights_are_told_in_a_line(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"weights .* are not on this machine: get them from"):
+    with pytest.raises(UserError, match=r"weights .* are not on this machine: get them from") as told:
         open_vision_maps(name)
+    assert "\n" not in str(told.value)
+
+
+def place(monkeypatch: pytest.MonkeyPatch, name: str, architecture: str, width: int, **changes: object) -> Path:
+    """Let ``name`` be a small network of its layout; return where its file belongs."""
+    small = dataclasses.replace(VISION_NETWORKS[name], architecture=architecture, width=width, **changes)  # type: ignore[arg-type]
+    monkeypatch.setitem(VISION_NETWORKS, name, small)
+    assert small.weights is not None
+    small.weights.path.parent.mkdir(parents=True)
+    return small.weights.path
+
+
+def test_a_checkpoint_of_moco_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The encoder of a training checkpoint, with the names that two blocks of the released one have."""
+    from timm import create_model
+
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path))
+    path = place(monkeypatch, "mocov3-l", "vit_tiny_patch16_224", 192)
+    monkeypatch.setattr("timm.create_model", partial(create_model, depth=16, embed_dim=12, num_heads=3))
+    torch.manual_seed(0)
+    encoder = create_model("vit_tiny_patch16_224", depth=16, embed_dim=12, num_heads=3, num_classes=5)
+    misnamed = {
+        "blocks.13.norm1.": "blocks.13.norm13.", "blocks.13.mlp.fc1.": "blocks.13.mlp.fc13.",
+        "blocks.14.norm2.": "blocks.14.norm14.", "blocks.14.mlp.fc2.": "blocks.14.mlp.fc14.",
+    }  # fmt: skip
+    state = {}
+    for key, value in encoder.state_dict().items():
+        wrong = next((key.replace(right, other) for right, other in misnamed.items() if key.startswith(right)), key)
+        state |= {f"module.base_encoder.{wrong}": value, f"module.momentum_encoder.{key}": torch.zeros_like(value)}
+    torch.save({"epoch": 300, "arch": "vit_large", "state_dict": state, "optimizer": {"state": {}}}, path)
+    images = vectors(2, 3, 224, 224).float().clamp(-1, 1)
+    maps = open_vision_maps("mocov3-l")
+    with torch.no_grad():
+        wanted = encoder.eval().forward_features(((images + 1) / 2 - maps.mean) / maps.std)[:, 1:]
+        found = maps(images, (14, 14)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_file_of_transformers_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same features as the model that wrote it, under the names of the published file."""
+    from timm import create_model
+    from transformers import Dinov2Config, Dinov2Model
+
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path))
+    path = place(monkeypatch, "webssl-300m", "vit_small_patch14_dinov2", 12, image_side=56)
+    monkeypatch.setattr("timm.create_model", partial(create_model, depth=2, embed_dim=12, num_heads=3))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 56, "patch_size": 14}
+    model = Dinov2Model(Dinov2Config(**sizes, layerscale_value=0.7)).eval()
+    for parameter in model.parameters():  # biases start at 0, which would hide one that is forgotten
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(path.parent)
+    names = set(load_file(path))
+    assert {f"encoder.layer.1.attention.attention.{part}.bias" for part in ("query", "key", "value")} <= names
+    images = vectors(2, 3, 56, 56).float().clamp(-1, 1)
+    maps = open_vision_maps("webssl-300m")
+    with torch.no_grad():
+        wanted = model(((images + 1) / 2 - maps.mean) / maps.std).last_hidden_state[:, 1:]
+        found = maps(images, (4, 4)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    save_file({"encoder.layer.0.attention.attention.query.weight": torch.zeros(12, 12)}, path)
+    with pytest.raises(UserError, match=r"does not hold the weights of vit_small_patch14_dinov2"):
+        open_vision_maps("webssl-300m")
 
 
 def test_unknown_networks_are_refused() -> None:

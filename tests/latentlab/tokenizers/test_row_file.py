@@ -1,5 +1,6 @@
 """The 86 tokenizers of the published study: their names and sizes, and a narrow training step of every cluster."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentlab.errors import UserError
 from latentlab.tokenizers.config import TrainConfig, load_config
@@ -101,6 +104,42 @@ def test_every_row_can_be_built_at_full_size(row: Row) -> None:
         )
 
 
+def test_a_part_of_a_step_fits_on_the_gpu_of_the_header() -> None:
+    """What encoder and decoder keep for the gradient, counted on tensors without memory; LPIPS and the rest need about 0.2 GB."""
+    header = FILE.read_text().partition("base:")[0]
+    assert (
+        "one GPU of 80 GB" in header
+        and "take 1.0 GB in conv" in header
+        and "0.6 GB more where eq decodes twice" in header
+    )
+    config = load_config(f"{FILE}#1")
+    with FakeTensorMode():
+        tokenizer = FAMILIES[config.family].build(config.architecture, name=config.name, release=config.release)
+        encoded = (
+            kept_bytes(lambda: tokenizer.quant_conv(tokenizer.encoder(torch.empty(1, 3, 256, 256))), tokenizer) / 1e9
+        )
+        decoded = (
+            kept_bytes(lambda: tokenizer.reconstruct(torch.empty(1, 32, 16, 16).requires_grad_()), tokenizer) / 1e9
+        )
+    assert encoded + decoded == pytest.approx(1.0, abs=0.05) and decoded == pytest.approx(0.6, abs=0.05)
+    part = config.optimiser.batch_size // config.optimiser.accumulate
+    assert part == 32 and part * (encoded + 2 * decoded + 0.2) < 70
+
+
+def kept_bytes(compute: Callable[[], Tensor], module: torch.nn.Module) -> int:
+    """Return the bytes that ``compute`` keeps for the gradient in bfloat16, beside the weights of ``module``."""
+    own = {p.untyped_storage()._cdata for p in module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        compute()
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
 CLUSTERS = {(row.architecture.partition("-")[0], row.cluster): row for row in reversed(ROWS)}
 
 
@@ -113,7 +152,7 @@ def test_a_narrow_step_of_every_cluster(row: Row, small_images: str, tmp_path: P
         "architecture": NARROW[family],
         "loss": {"perceptual": 0.0},
         "objectives": {"adversarial": {"width": 8, "layers": 1, "start": 0}},
-        "optimiser": {"batch_size": 4, "steps": 1},
+        "optimiser": {"batch_size": 4, "steps": 1, "accumulate": 2},
     }
     if "alignment" in row.settings["objectives"]:
         narrow["objectives"]["alignment"] = {"network": "efficientnet-lite0"}

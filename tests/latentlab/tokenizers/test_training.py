@@ -48,9 +48,37 @@ EVERYTHING: dict[str, Any] = {
         "equivariance": {"transforms": ["scale", "rotate", "flip"]},
         "local_correlation": {"weight": 0.05, "threshold": 0.9},
         "low_pass": {},
-        "adversarial": {"width": 8, "layers": 2, "start": 1},
+        "adversarial": {"width": 8, "layers": 2, "start": 1, "lecam": 0.1},
     },
 }  # fmt: skip
+
+
+TRANSFORMER: dict[str, Any] = {
+    "family": "transformer",
+    "architecture": {
+        "quantizer": "kl", "downsampling": 8, "embed_dim": 4, "width": 16, "depth": 1, "heads": 2, "resolution": 32,
+        "mask_ratio": 0.5,
+    },
+    "loss": {"l1": 1.0, "kl": 1e-4},
+}  # fmt: skip
+MAETOK: dict[str, Any] = {
+    "family": "maetok",
+    "architecture": {
+        "image_size": 32, "encoder_model": "vit_small_patch14_dinov2", "decoder_model": "vit_small_patch14_dinov2_movqv2",
+        "enc_patch_size": 8, "dec_patch_size": 8, "num_latent_tokens": 4, "use_ape": False, "use_rope": True,
+        "rope_mixed": True, "codebook_embed_dim": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "target_depth": 1,
+    },
+    "loss": {"l1": 1.0},
+}  # fmt: skip
+MAETOK_DECODER = MAETOK | {"architecture": MAETOK["architecture"] | {"stage": "decoder", "anneal_steps": 6}}
+
+
+def tiny_config(folder: Path, changes: dict[str, Any]) -> TrainConfig:
+    """Return `TINY` with changes; the second stage of MAETok starts from fresh weights in ``folder``."""
+    if changes["architecture"].get("stage") == "decoder":
+        first = Trainer(TrainConfig.model_validate(TINY | MAETOK), folder / "first stage", torch.device("cpu")).export()
+        changes = changes | {"start_from": str(first)}
+    return TrainConfig.model_validate(TINY | changes)
 
 
 RUN_AND_KILL = """
@@ -80,9 +108,13 @@ def lines(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("kill_after", "changes"), [(0, {}), (4, {}), (2, EVERYTHING)])
-def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, kill_after: int, changes: dict[str, object]) -> None:
-    config = TrainConfig.model_validate(TINY | changes)
+@pytest.mark.parametrize(
+    ("kill_after", "changes"),
+    [(0, TINY), (4, TINY), (2, EVERYTHING), (2, TRANSFORMER), (2, MAETOK), (2, MAETOK_DECODER)],
+    ids=["at once", "codes", "everything", "transformer", "maetok", "maetok's decoder"],
+)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, kill_after: int, changes: dict[str, Any]) -> None:
+    config = tiny_config(tmp_path, changes)
     straight = train(config, tmp_path / "straight", device="cpu")
     killed = tmp_path / "killed run"
     command = [sys.executable, "-c", RUN_AND_KILL, config.model_dump_json(), str(killed), str(kill_after)]
@@ -157,6 +189,58 @@ def test_an_infinite_loss_stops_and_keeps_the_last_good_checkpoint(config_file: 
     again = Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
     assert saved.exists() and again.step == 1
     assert torch.equal(again.model.state_dict()["decoder.conv_out.bias"], good["decoder.conv_out.bias"])
+
+
+@pytest.mark.parametrize("whose", ["tokenizer", "discriminator"])
+def test_an_infinite_gradient_of_a_finite_loss_changes_nothing(whose: str, config_file: Path, tmp_path: Path) -> None:
+    """The discriminator's comes after the tokenizer's, which must not have moved by then."""
+    settings = TrainConfig.model_validate(
+        TINY | EVERYTHING | {"objectives": {"adversarial": {"width": 8, "layers": 2}}}
+    )
+    trainer = Trainer(settings, tmp_path / "run", torch.device("cpu"))
+    trainer.train_step()
+    saved = trainer.save()
+    assert trainer.adversary is not None and saved is not None
+    players = {"tokenizer": trainer.model, "discriminator": trainer.adversary.discriminator}
+    parameter = next(p for p in players[whose].parameters() if p.requires_grad)
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    before = [[p.detach().clone() for p in player.parameters()] for player in players.values()]
+    with pytest.raises(UserError, match=rf"gradient of the {whose} is not finite at step 1; .*step_00000001"):
+        trainer.train_step()
+    for player, kept in zip(players.values(), before, strict=True):
+        assert all(map(torch.equal, player.parameters(), kept))
+    again = Trainer(settings, tmp_path / "run", torch.device("cpu"))
+    assert saved.exists() and again.step == 1 and all(map(torch.equal, again.model.parameters(), before[0]))
+
+
+def test_an_earlier_stage_that_is_missing_is_told(config_file: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "maetok-mask" / "tokenizer.safetensors"
+    wanted = rf"`latentlab train tokenizer --config maetok-mask --out {weights.parent}`"
+    with pytest.raises(UserError, match=wanted):
+        Trainer(load_config(config_file, [f"start_from={weights}"]), tmp_path / "run", torch.device("cpu"))
+    other = tmp_path / "mine" / "tokenizer.safetensors"
+    with pytest.raises(UserError, match=f"train the earlier stage first, with --out {other.parent}$"):
+        Trainer(load_config(config_file, [f"start_from={other}"]), tmp_path / "run", torch.device("cpu"))
+
+
+def test_a_run_that_has_begun_does_without_the_earlier_stage(config_file: Path, tmp_path: Path) -> None:
+    weights = Trainer(load_config(config_file), tmp_path / "first", torch.device("cpu")).export()
+    config = load_config(config_file, [f"start_from={weights}", "seed=1"])
+    trainer = Trainer(config, tmp_path / "run", torch.device("cpu"))
+    trainer.train_step()
+    trainer.save()
+    weights.unlink()
+    again = Trainer(config, tmp_path / "run", torch.device("cpu"))
+    assert again.step == 1 and all(map(torch.equal, again.model.parameters(), trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["maetok"])
+def test_headers_name_the_folder_that_the_next_stage_starts_from(name: str) -> None:
+    start = load_config(name).start_from
+    assert start is not None
+    command = f"latentlab train tokenizer --config {start.parent.name} --out {start.parent}\n"
+    headers = [file.read_text() for file in CONFIGS.glob(f"{name}*.yaml")]
+    assert len(headers) == 2 and all(command in header for header in headers)
 
 
 def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
@@ -235,16 +319,20 @@ def distance(first: Path, second: Path) -> float:
 
 
 def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
-    """Every objective with its random numbers, adaptive weights and the adversary; and a codebook with its entropy.
+    """Every objective with its random numbers, adaptive weights and the adversary; a codebook with its entropy; every family.
 
     The first step is the same but for rounding; Adam then moves weights whose gradient is rounding by up to the learning rate.
     Computed in float64 the terms of all three steps agree to 2e-9.
     """
-    objectives = EVERYTHING["objectives"] | {"adversarial": {"width": 8, "layers": 2}}
+    objectives = EVERYTHING["objectives"] | {"adversarial": {"width": 8, "layers": 2, "lecam": 0.1}}
     shorter = {"optimiser": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3}}
+    kinds = {
+        "everything": EVERYTHING | {"objectives": objectives}, "codes": TINY, "transformer": TRANSFORMER, "maetok": MAETOK,
+        "maetok-decoder": MAETOK_DECODER,
+    }  # fmt: skip
     configs = [
-        TrainConfig.model_validate(TINY | changes | shorter | {"name": name, "rfd": "efficientnet-lite0"})
-        for name, changes in (("everything", EVERYTHING | {"objectives": objectives}), ("codes", {}))
+        tiny_config(tmp_path, changes | shorter | {"name": name, "rfd": "efficientnet-lite0"})
+        for name, changes in kinds.items()
     ]
     launch(tmp_path / "two", *configs)
     for config in configs:
