@@ -5,18 +5,23 @@ worker that is lost costs only the cell that it was doing.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
 from latentlab.study.cells.process import INTERRUPTED
 from latentlab.study.engine.local import Ended, Job
-from latentlab.study.engine.processes import start_process, stop_processes
+from latentlab.study.engine.processes import start_process
 from latentlab.study.plan_file import Resources
 
 _POLL_SECONDS = 0.1
+_ASK_AGAIN_SECONDS = 5.0
+"""A worker that is about to begin or to end a task can miss that it is cancelled."""
+
 _GIB = 2**30
 _HANDED_ON = ("LATENTLAB_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 """What cells on other machines must know of this process's environment."""
@@ -33,7 +38,10 @@ def do_cells(folders: Sequence[str], cwd: str, device: str, cpus: int, more: Map
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        stop_processes([process])
+        process.send_signal(signal.SIGTERM)
+        while process.returncode is None:
+            with suppress(KeyboardInterrupt):  # asked again while it saves
+                process.wait()
         return INTERRUPTED
     return process.returncode
 
@@ -121,10 +129,11 @@ class RayEngine:
 
     def stop(self) -> None:
         """See `Engine`."""
-        for task in self._running:
-            self._ray.cancel(task, force=False)
-        if self._running:
-            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=None)
+        left = list(self._running)
+        while left:
+            for task in left:
+                self._ray.cancel(task, force=False)
+            _, left = self._ray.wait(left, num_returns=len(left), timeout=_ASK_AGAIN_SECONDS)
         self._running.clear()
         self._ray.shutdown()
 
