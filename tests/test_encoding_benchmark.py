@@ -30,9 +30,10 @@ def test_photographs_are_as_large_as_said(benchmark: dict[str, Any], tmp_path: P
 
 def test_every_way_takes_the_time_of_the_stand_in(benchmark: dict[str, Any], tmp_path: Path) -> None:
     benchmark["write_photographs"](tmp_path, 8)
+    seconds = max(benchmark["STAND_IN_SECONDS"])
     for way in ("overlapped", "in_turns", "encoding_alone"):
-        assert benchmark[way](tmp_path, 8, benchmark["StandIn"]()) >= 8 * benchmark["STAND_IN_SECONDS"]
-    assert benchmark["reading"](tmp_path, 8, benchmark["StandIn"]()) > 0
+        assert benchmark[way](tmp_path, 8, benchmark["StandIn"](seconds)) >= 8 * seconds
+    assert benchmark["reading"](tmp_path, 8, benchmark["StandIn"](seconds)) > 0
     assert encoding.read_ahead is read_ahead and encoding.WriteBehind is WriteBehind
 
 

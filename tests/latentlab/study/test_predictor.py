@@ -163,7 +163,8 @@ def test_small_studies_are_refused(study):
 def test_the_line_of_a_prediction(predictor):
     said = predict(predictor, MIDDLE)
     assert said.refusal is None and said.factor < 1 and said.outside == {}
-    expected = f"{said.value:.3g} [{said.low:.3g}, {said.high:.3g}] from 24 tokenizers (90 % interval)"
+    ends, unit = f"[{said.low:.3g}, {said.high:.3g}]", "squared distance of features"
+    expected = f"{said.value:.3g} {ends} {unit} from 24 tokenizers (90 % interval)"
     assert said.sentence() == f"predicted {TARGET} (sit, guidance 1.5): {expected}"
     told = said.to_dict()
     assert told["value"] == said.value and told["interval"] == [said.low, said.high] and told["outside"] == {}
