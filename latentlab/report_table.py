@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +12,10 @@ from latentlab.results import Results
 
 _EASIER = {"lower": "lower", "higher": "higher", "none": "-"}
 _COLUMNS = ("measurement", "value", "95 % interval", "easier", "n", "variant")
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH, _WIDE = 160, 200
+
+PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""Title, headings and rows."""
 
 
 def print_results(results: Results, file: TextIO | None = None) -> None:
@@ -31,6 +34,26 @@ def print_results(results: Results, file: TextIO | None = None) -> None:
         table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else None)
     console.print(table)
     for line in _remarks(results):
+        console.print(Text(line), soft_wrap=True)  # one line each, also for grep
+
+
+def print_tables(tables: Iterable[PlainTable], remarks: Iterable[str], heading: str = "") -> None:
+    """Print tables of words, each with title, headings and rows, and remarks to stdout; plain text unless it is a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
+    if heading:
+        console.print(Text(heading))
+    for title, headings, rows in tables:
+        shown = Table(title=title, title_justify="left")
+        for one in headings:
+            shown.add_column(Text(one), overflow="fold")
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+    for line in remarks:
         console.print(Text(line), soft_wrap=True)  # one line each, also for grep
 
 

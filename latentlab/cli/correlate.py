@@ -126,7 +126,8 @@ def _open(
         study = StudyTable.read(path)
         if family and family not in study.rows:
             raise UserError(f"--family: {path} has no column '{family}'")
-        return study, AnalysisPlan(**{**stated, **options})
+        plan = AnalysisPlan(**{**stated, **options})
+        return study, plan if options.get("predictors") else plan.of_what_there_is(study)[0]
     if not options.get("targets"):
         raise UserError(
             "say with --target which column of the table is the quality to explain, for example --target gfid"

@@ -183,3 +183,13 @@ def test_doubts_are_printed(tmp_path, count):
         "only 7 points",
     ):
         assert text in done.stdout
+
+
+def test_a_stated_predictor_that_no_tokenizer_has_is_left_out(tmp_path):
+    """As after a study whose images have no masks: the plan names what the table then lacks."""
+    example_study().write(tmp_path)
+    stated = "analysis: {targets: [gfd_fashion_classifier], predictors: [m_viv, m_srss_of_masks]}"
+    (tmp_path / "plan.yaml").write_text(stated)
+    done = run(tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((tmp_path / "analysis.json").read_text())["plan"]["predictors"] == ["m_viv"]

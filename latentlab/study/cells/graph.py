@@ -62,6 +62,7 @@ class _Builder:
     def __post_init__(self) -> None:
         study = self.study
         self.versions = {judge: feature_extractor(judge).version for judge in study.judges}
+        self.networks = {name: networks_of(name, parameters) for name, parameters in study.measure.items()}
         self.images = images_of(study.images, study.limit)
         self.held_out = images_of(study.held_out_images, study.held_out_limit)
 
@@ -130,7 +131,7 @@ class _Builder:
         told = {"images": self.held_out.told, "seed": SEED}
         found = {}
         for name, parameters in self.study.measure.items():
-            asked = {**told, "measurement": name, "parameters": parameters, "networks": networks_of(name, parameters)}
+            asked = {**told, "measurement": name, "parameters": parameters, "networks": self.networks[name]}
             found[f"measure {name}"] = self.cell("measure", f"measure {name} of {who}", asked, needs, **images)
         if self.study.map_points is not None:
             asked = {"n": self.study.map_points, "seed": SEED}

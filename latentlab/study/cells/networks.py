@@ -8,10 +8,13 @@ from latentlab.quality.features import feature_extractor
 from latentlab.quality.perceptual import perceptual_distance
 from latentlab.registry import checked_parameters, find_measurement
 
-_VERSIONS = {
-    "extractor": lambda name: feature_extractor(name).version or feature_extractor(name).name,
-    "perceptual": lambda name: perceptual_distance(name).name,
-}
+
+def _weights_of_features(name: str) -> str:
+    judge = feature_extractor(name)
+    return judge.version or judge.name
+
+
+_VERSIONS = {"extractor": _weights_of_features, "perceptual": lambda name: perceptual_distance(name).name}
 """Option that names a network -> what names its weights; ``auto`` becomes the one that is on this machine."""
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentlab.files import write_text
-from latentlab.report_table import markdown_row
+from latentlab.report_table import markdown_row, print_tables
 from mind.ablation import Row
 
 ABLATION_SCHEMA_VERSION = 2
@@ -20,7 +19,6 @@ ABLATION_SCHEMA_VERSION = 2
 _LEAST_RANKED = 3
 """Fewer rows than this have no order worth comparing."""
 
-_PLAIN_WIDTH = 200
 
 _OURS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "distance": lambda cell: cell["distance"]["value"],
@@ -199,20 +197,7 @@ def csv_text(results: Mapping[str, Any]) -> str:
 
 def print_ablation(results: Mapping[str, Any]) -> None:
     """Print the table and the remarks to stdout; plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    headings, rows = table_rows(results)
-    table = Table(title=results["title"], title_justify="left")
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for line in remarks(results):
-        console.print(Text(line), soft_wrap=True)
+    print_tables([(results["title"], *table_rows(results))], remarks(results))
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from latentlab.files import write_text
-from latentlab.report_table import markdown_row, number
+from latentlab.report_table import PlainTable, markdown_row, number, print_tables
 
 COMPARISON_SCHEMA_VERSION = 1
 """Version of the form of a comparison's ``results.json``; raised when a key changes its meaning or disappears."""
 
-_PLAIN_WIDTH = 200
 _TERA = 1e12
-
-Table = tuple[str, list[str], list[list[str]]]
-"""Title, headings, rows."""
 
 _COLUMNS = (
     "generator", "seed", "part", "share", "step", "operations", "training_seconds", "scale", "distance", "distance_low",
@@ -59,12 +54,12 @@ def _done(results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
+def tables(results: Mapping[str, Any]) -> list[PlainTable]:
     """Return the tables: training, quality at its end, cost of an image."""
     return [_training_table(results), _quality_table(results), _cost_table(results)]
 
 
-def _training_table(results: Mapping[str, Any]) -> Table:
+def _training_table(results: Mapping[str, Any]) -> PlainTable:
     headings = ["generator", "latents of", "parameters", "steps x batch", "operations (10^12)", "s/step", "minutes"]
     rows = []
     for one in results["generators"]:
@@ -76,7 +71,7 @@ def _training_table(results: Mapping[str, Any]) -> Table:
     return "Training", headings, rows
 
 
-def _quality_table(results: Mapping[str, Any]) -> Table:
+def _quality_table(results: Mapping[str, Any]) -> PlainTable:
     name = distance_name(results)
     headings = ["generator", name, "precision", "recall", "best guided", "at scale"]
     published = [key for key in results["published"] if key.startswith("fid")]
@@ -120,7 +115,7 @@ def _over_seeds(points: Sequence[Mapping[str, Any]], name: str) -> str:
     return number(value) + (f" [{number(interval[0])}, {number(interval[1])}]" if interval else "")
 
 
-def _cost_table(results: Mapping[str, Any]) -> Table:
+def _cost_table(results: Mapping[str, Any]) -> PlainTable:
     headings = ["generator", "guidance", "steps", "evaluations per image", "s/image, one at a time", "of it decoding"]
     published = [key for key in results["published"] if not key.startswith("fid")]
     headings += [f"published: {results['published'][key]}" for key in published]
@@ -205,21 +200,7 @@ def _csv_cells(point: Mapping[str, Any]) -> list[Any]:
 
 def print_comparison(results: Mapping[str, Any]) -> None:
     """Print tables and remarks to stdout; plain text unless it is a terminal."""
-    from rich import table as rich_table
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    console.print(Text(results["title"]))
-    for title, headings, rows in tables(results):
-        shown = rich_table.Table(title=title, title_justify="left")
-        for heading in headings:
-            shown.add_column(Text(heading), overflow="fold")
-        for row in rows:
-            shown.add_row(*map(Text, row))
-        console.print(shown)
-    for line in remarks(results):
-        console.print(Text(line), soft_wrap=True)
+    print_tables(tables(results), remarks(results), results["title"])
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

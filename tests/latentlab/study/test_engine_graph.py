@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from latentlab.errors import UserError
+from latentlab.study.cells import graph as graph_module
 from latentlab.study.cells.cell import Cell, Graph
+from latentlab.study.cells.networks import networks_of
 from latentlab.tokenizers.zoo import embedded_path
 
 from .engine_world import opened, tiny_study
@@ -127,3 +129,15 @@ def test_two_files_of_a_tokenizer_are_known_by_their_content(tmp_path: Path) -> 
     assert opened_by(folder).key != before.key
     with pytest.raises(UserError, match=r"there is no file .*nowhere"):
         opened_by(tmp_path / "nowhere")
+
+
+def test_networks_are_opened_once_for_all_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(name: str, parameters: dict[str, Any]) -> dict[str, str]:
+        asked.append(name)
+        return networks_of(name, parameters)
+
+    monkeypatch.setattr(graph_module, "networks_of", counted)
+    graph_of(tmp_path, measure={"rmsc": {}, "codebook": {}})
+    assert sorted(asked) == ["codebook", "rmsc"]
