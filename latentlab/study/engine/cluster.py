@@ -8,20 +8,16 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
 from latentlab.study.cells.process import INTERRUPTED
 from latentlab.study.engine.local import Ended, Job
-from latentlab.study.engine.processes import start_process
+from latentlab.study.engine.processes import start_process, stop_processes
 from latentlab.study.plan_file import Resources
 
 _POLL_SECONDS = 0.1
-_ASK_AGAIN_SECONDS = 5.0
-"""A worker that is about to begin or to end a task can miss that it is cancelled."""
-
 _GIB = 2**30
 _HANDED_ON = ("LATENTLAB_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 """What cells on other machines must know of this process's environment."""
@@ -30,18 +26,17 @@ _HANDED_ON = ("LATENTLAB_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 def do_cells(folders: Sequence[str], cwd: str, device: str, cpus: int, more: Mapping[str, str]) -> int:
     """Do cells in a process beside a worker of the cluster; return its exit status. This is what a task does.
 
-    A task that is cancelled asks the process to stop and waits for it.
+    A task that is cancelled asks the process to stop and waits for it. Ray cancels by an interrupt, which is no exception where
+    SIGINT is ignored, as in everything that a script starts in its background.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)  # image sources may be relative
     process = start_process([Path(folder) for folder in folders], device, cpus, more)
     try:
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        while process.returncode is None:
-            with suppress(KeyboardInterrupt):  # asked again while it saves
-                process.wait()
+        stop_processes([process])
         return INTERRUPTED
     return process.returncode
 
@@ -129,11 +124,10 @@ class RayEngine:
 
     def stop(self) -> None:
         """See `Engine`."""
-        left = list(self._running)
-        while left:
-            for task in left:
-                self._ray.cancel(task, force=False)
-            _, left = self._ray.wait(left, num_returns=len(left), timeout=_ASK_AGAIN_SECONDS)
+        for task in self._running:
+            self._ray.cancel(task, force=False)
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=None)
         self._running.clear()
         self._ray.shutdown()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from latentlab.study.engine.local import Job
 from latentlab.study.engine.run import run_cells
 from latentlab.study.plan_file import Resources, StudyFile
 
-from .engine_world import TOKENIZER, checkpoints, opened, tiny_study, wait_for
+from .engine_world import TOKENIZER, checkpoints, opened, tiny_study, training, wait_for
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -113,6 +114,32 @@ def test_when_asked_to_stop_trainings_save(engine: RayEngine, tmp_path: Path) ->
     RayEngine.stop(engine)
     assert "the same command continues from there" in (job.folders[0] / "log.txt").read_text()
     assert not (job.folders[0] / "done.json").exists()
+
+
+WITHOUT_SIGINT = """
+import _thread, os, signal, sys, threading, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from latentlab.study.engine.cluster import do_cells
+
+def cancel():  # as Ray does it
+    while not list(Path(sys.argv[1]).glob("run/checkpoints/step_*")):
+        time.sleep(0.05)
+    _thread.interrupt_main()
+
+threading.Thread(target=cancel, daemon=True).start()
+print(do_cells([sys.argv[1]], os.getcwd(), "cpu", 1, {}))
+"""
+
+
+def test_a_cancelled_task_stops_where_interrupts_are_ignored(tmp_path: Path) -> None:
+    """As in the workers of a cluster that a script has started in its background."""
+    folder = training(tmp_path, steps=100_000)  # it cannot be done before it is stopped
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SIGINT, str(folder)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == "130\n", done.stderr
+    assert "the same command continues from there" in (folder / "log.txt").read_text()
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
