@@ -96,7 +96,7 @@ class RunConfig(Strict):
     """How several ranks share the work: copies of the model, or shards of it (FSDP2) where it does not fit."""
     recompute: Recompute | None = None
     """Which activations are computed again in the backward pass instead of kept; None for ``cheap``, or ``nothing`` where the
-    blocks are compiled (a compiled block decides by itself)."""
+    blocks are compiled (a compiled block decides by itself) or small (see `mind.recompute.default_recompute`)."""
     compile: bool | None = None
     """Compile the blocks; None does so on CUDA only."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()

@@ -26,6 +26,7 @@ from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, quick_bfloat16, say
 from mind.preview import Preview
 from mind.recipe import Batch, Recipe
+from mind.recompute import default_recompute
 from mind.run_config import RunConfig
 from mind.state import raw_weights, restore, snapshot, whole_weights
 from mind.tracking import Trackers
@@ -203,7 +204,7 @@ class Trainer:
             raise UserError(
                 "recompute: cheap is for blocks that are not compiled: set compile=false, or recompute=blocks"
             )
-        network.recompute = config.recompute or ("nothing" if compiled else "cheap")
+        network.recompute = config.recompute or ("nothing" if compiled else default_recompute(network))
         for block in network.blocks if compiled else ():
             block.compile()
         return network

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyses.frechet import sample_cautions
+from analyses.frechet import frechet_distance, sample_cautions
 from latentlab.codec import codec_of
 from latentlab.data import open_data
 from latentlab.data.subset import choose_subset
@@ -30,7 +30,7 @@ from latentlab.pixels import SetPixels
 from latentlab.quality.evaluation import Evaluation, evaluate
 from latentlab.quality.features import feature_extractor
 from latentlab.quality.fidelity import to_uint8
-from latentlab.quality.generation import frechet_of_features
+from latentlab.quality.generation import frechet_of_features, moments_of
 from latentlab.quality.image_sets import EvaluationSet, open_reference, open_samples
 from latentlab.quality.sample_file import write_sample_file
 from latentlab.study.generated_latents import read_generated_latents
@@ -181,7 +181,7 @@ def _floor(real: np.ndarray, labels: np.ndarray | None, n: int, seed: int) -> fl
         return None
     chosen = np.zeros(len(real), bool)
     chosen[choose_subset(len(real), labels, n, seed + 1)] = True
-    return frechet_of_features(real[chosen], real[~chosen], seed).value
+    return frechet_distance(*moments_of(real[chosen]), *moments_of(real[~chosen]))
 
 
 def _normalised(latents: Latents, rows: np.ndarray, moments: ChannelMoments) -> np.ndarray:  # => float32 [n,d]
