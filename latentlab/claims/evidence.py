@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 LEAST_SEEDS = 3
 """Repetitions with other seeds from which on they may decide: two have an interval of 12.7 standard errors either way."""
 
-_STUDY_FILES = ("plan.yaml", "study.yaml")
+_STUDY_FILES = ("plan.yaml", "fashion.yaml")
 """The study file as it was run, and the one to run."""
 
 
