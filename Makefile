@@ -40,7 +40,7 @@ study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; 
 	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
 
 compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
-	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --out runs/compare-embedded
+	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --out runs/compare-embedded
 	mkdir -p studies/embedded && for file in comparison.csv summary.md figures; do cp -r runs/compare-embedded/$$file studies/embedded/ || exit 1; done
 
 claims: $(READY)  ## what the committed results say about each published claim -> studies/CLAIMS.md

@@ -33,3 +33,13 @@ def test_header(file: Path) -> None:
 
 def test_the_table_is_of_all_embedded_tokenizers() -> None:
     assert set(scores()) == set(embedded_names())
+
+
+def test_the_matched_ones_are_within_a_fifth_of_each_other() -> None:
+    sentence = re.search(r"^(`ae`.*?) are matched", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert sentence is not None
+    matched = re.findall(r"`(\w+)`", sentence[1])
+    distances = {name: float(row["rfd"].split()[0]) for name, row in scores().items()}
+    ours = [distances.pop(name) for name in matched]
+    assert len(ours) == 5 and max(ours) <= 1.2 * min(ours)
+    assert min(distances.values()) > 1.2 * max(ours)
