@@ -97,7 +97,7 @@ def test_the_table_holds_what_the_cells_found(finished: tuple[Path, Schedule]) -
     assert wanted <= set(table.names()) and not any(name.startswith("m_codebook") for name in table.names())
     assert all(column.meaning.endswith(".") for column in again.columns)
     ae = again.rows[again.rows["tokenizer"] == "ae"]
-    assert list(ae["guidance"]) == [1.0, 2.0] and ae["gfd_fashion_classifier"].nunique() == 2
+    assert list(ae["guidance"]) == [1.0, 2.0] and ae["fd_latents"].nunique() == 2
     sample = cell_of(schedule.graph, "evaluate", "judge sit on ae, guidance 2")
     assert ae["gfd_fashion_classifier"].iloc[1] == result_of(sample.folder(out))["gfd_fashion_classifier"]
 
