@@ -5,6 +5,7 @@ in their own unit.
 """
 
 from collections.abc import Mapping
+from math import nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -87,9 +88,10 @@ class _Scale:
 def _tokenizer(
     axes: Axes, index: int, offset: float, name: str, column: list[Measurement | None], scales: list[_Scale]
 ) -> None:
-    places = [(x + offset, scale(m.value)) for x, (m, scale) in enumerate(zip(column, scales, strict=True)) if m]
+    heights = [scale(m.value) if m else nan for m, scale in zip(column, scales, strict=True)]
+    places = [x + offset for x in range(len(column))]  # of what is missing too: no line leads across it
     marker = MARKERS[index % len(MARKERS)]
-    axes.plot(*zip(*places, strict=True), label=name, marker=marker, alpha=0.9, **look(index) | {"linewidth": 1.4})
+    axes.plot(places, heights, label=name, marker=marker, alpha=0.9, **look(index) | {"linewidth": 1.4})
     for x, (m, scale) in enumerate(zip(column, scales, strict=True)):
         if m is not None and m.interval is not None:
             ends = [scale(end) for end in m.interval]
