@@ -35,13 +35,14 @@ weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 
 study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
 	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
-study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; about 8 hours on two cores, resumed by the same command
+study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; about 10 hours on two cores, resumed by the same command
 	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion
 	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
 
 compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
 	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --out runs/compare-embedded
-	mkdir -p studies/embedded && for file in comparison.csv summary.md figures; do cp -r runs/compare-embedded/$$file studies/embedded/ || exit 1; done
+	mkdir -p studies/embedded/figures && cp runs/compare-embedded/comparison.csv runs/compare-embedded/summary.md studies/embedded/
+	cp runs/compare-embedded/figures/*.png studies/embedded/figures/
 
 claims: $(READY)  ## what the committed results say about each published claim -> studies/CLAIMS.md
 	$(BIN)/latentlab claims
