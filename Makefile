@@ -43,6 +43,9 @@ compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/e
 	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --out runs/compare-embedded
 	mkdir -p studies/embedded/figures && cp runs/compare-embedded/comparison.csv runs/compare-embedded/summary.md studies/embedded/
 	cp runs/compare-embedded/figures/*.png studies/embedded/figures/
+	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq --limit 4000 --metrics equivariance --set equivariance.normalize=true --out runs/compare-standardised
+	grep -v '^!' runs/compare-standardised/summary.md > studies/embedded/equivariance_standardised.md
+	cp runs/compare-standardised/comparison.csv studies/embedded/equivariance_standardised.csv
 
 claims: $(READY)  ## what the committed results say about each published claim -> studies/CLAIMS.md
 	$(BIN)/latentlab claims

@@ -110,6 +110,13 @@ def assert_same_bits(out: Path, straight: Path) -> None:
     assert logged(out) == logged(straight)
 
 
+@pytest.mark.parametrize(("asked", "used"), [((), "nothing"), (("recompute=cheap",), "cheap")])
+def test_a_small_network_keeps_its_activations_unless_asked(
+    asked: tuple[str, ...], used: str, config_file: Path, tmp_path: Path
+) -> None:
+    assert tiny(config_file, tmp_path / "run", *asked).model.recompute == used
+
+
 # --- exact resume -----------------------------------------------------------------------------------------------------
 
 KILL_ITSELF = """

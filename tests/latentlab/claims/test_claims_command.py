@@ -122,3 +122,9 @@ def test_published_numbers_are_those_of_the_tables() -> None:
         text = "".join((SPEC / "reference_tables" / f"{name}.csv").read_text() for name in names)
         numbers = re.findall(r"\d+\.\d\d", CLAIMS[identity].published)
         assert numbers and not [one for one in numbers if not re.search(rf"(?<![\d.]){one}(?!\d)", text)]
+
+
+def test_the_committed_page_names_study_files_that_are_there() -> None:
+    root = Path(__file__).parents[3]
+    named = re.findall(r"latentlab study run (\S+\.yaml)", (root / "studies" / "CLAIMS.md").read_text())
+    assert named and all((root / file).is_file() for file in named)

@@ -15,6 +15,8 @@ from latentlab.tokenizers.config import TrainConfig, load_config
 from latentlab.tokenizers.zoo import embedded_path
 from latentlab.weights import read_metadata
 
+from .tiny_maetok import ARCHITECTURE
+
 TABLE = Path(__file__).parents[3] / "docs" / "embedded_tokenizers.md"
 
 
@@ -50,21 +52,14 @@ TINY: dict[str, Any] = {
     "loss": {"l1": 1.0}, "optimiser": {"steps": 2, "batch_size": 2, "learning_rate": 1e-3},
     "log_every": 1, "validate_every": 2, "validation_images": 4,
 }  # fmt: skip
-TINY_MAETOK: dict[str, Any] = {
-    "family": "maetok",
-    "architecture": {
-        "image_size": 32, "encoder_model": "vit_small_patch14_dinov2", "decoder_model": "vit_small_patch14_dinov2_movqv2",
-        "enc_patch_size": 8, "dec_patch_size": 8, "num_latent_tokens": 4, "use_ape": False, "use_rope": True,
-        "rope_mixed": True, "codebook_embed_dim": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "target_depth": 1,
-    },
-}  # fmt: skip
+TINY_MAETOK: dict[str, Any] = {"family": "maetok", "architecture": ARCHITECTURE}
 
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with configurations of its own, where runs and shipped weights go too."""
     first = str(tmp_path / "runs" / "stage" / "tokenizer.safetensors")
-    decoder = {**TINY_MAETOK["architecture"], "stage": "decoder"}
+    decoder = {**ARCHITECTURE, "stage": "decoder"}
     configs = {
         "plain": TINY,
         "wrong": TINY | {"optimiser": {**TINY["optimiser"], "accumulate": 2, "batch_size": 3}},

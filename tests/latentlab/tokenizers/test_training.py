@@ -21,6 +21,8 @@ from latentlab.tokenizers.config import CONFIGS, TrainConfig, load_config
 from latentlab.tokenizers.training import Trainer, train
 from latentlab.weights import read_metadata
 
+from .tiny_maetok import ARCHITECTURE
+
 TINY = {
     "name": "ibq",
     "release": "tiny",
@@ -61,15 +63,7 @@ TRANSFORMER: dict[str, Any] = {
     },
     "loss": {"l1": 1.0, "kl": 1e-4},
 }  # fmt: skip
-MAETOK: dict[str, Any] = {
-    "family": "maetok",
-    "architecture": {
-        "image_size": 32, "encoder_model": "vit_small_patch14_dinov2", "decoder_model": "vit_small_patch14_dinov2_movqv2",
-        "enc_patch_size": 8, "dec_patch_size": 8, "num_latent_tokens": 4, "use_ape": False, "use_rope": True,
-        "rope_mixed": True, "codebook_embed_dim": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "target_depth": 1,
-    },
-    "loss": {"l1": 1.0},
-}  # fmt: skip
+MAETOK: dict[str, Any] = {"family": "maetok", "architecture": ARCHITECTURE, "loss": {"l1": 1.0}}
 MAETOK_DECODER = MAETOK | {"architecture": MAETOK["architecture"] | {"stage": "decoder", "anneal_steps": 6}}
 
 
