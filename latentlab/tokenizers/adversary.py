@@ -70,12 +70,6 @@ class Adversary:
             for parameter in self._trained.values():
                 parameter.requires_grad_(True)
 
-    def train_step(self, parts: Sequence[tuple[Tensor, Tensor]], rate: float) -> Tensor:
-        """Take a step on parts (images, reconstructions) of a batch; return the loss, its mean over parts and ranks."""
-        loss, _ = self.take_gradients(parts)
-        self.step(rate)
-        return loss
-
     def take_gradients(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Compute and clip the gradients of a step; no weight changes yet.
 
