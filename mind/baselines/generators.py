@@ -19,8 +19,8 @@ from mind.baselines.masked_settings import MaskedSamplerSettings
 from mind.baselines.transformer import LatentTransformer
 from mind.generate import Drawn
 
-_CPU_PASSES, _GPU_PASSES = 16, 256
-"""Images sampled at a time."""
+_CPU_TOKENS, _GPU_TOKENS = 1 << 11, 1 << 16
+"""Tokens sampled at a time: of few tokens a CPU wants more images, or calling its kernels costs more than they do."""
 
 Settings = FlowSamplerSettings | DdpmSamplerSettings | MaskedSamplerSettings
 
@@ -96,7 +96,8 @@ class BaselineGenerator:
     @property
     def batch_size(self) -> int:
         """Images at a time that suit the device."""
-        return _CPU_PASSES if self.network.device.type == "cpu" else _GPU_PASSES
+        tokens = _CPU_TOKENS if self.network.device.type == "cpu" else _GPU_TOKENS
+        return max(1, tokens // self.network.config.length)
 
     @property
     def batch_dependent(self) -> bool:

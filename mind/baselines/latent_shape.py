@@ -1,5 +1,6 @@
 """The shape of the latents a baseline is made for: a grid or a sequence, and how it is cut into tokens. Imports no torch."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -47,6 +48,11 @@ class LatentShape(Strict):
     def patches(self) -> tuple[int, ...]:
         """Tokens of the transformer along each side."""
         return tuple(side // self.patch for side in self.sides)
+
+    @property
+    def length(self) -> int:
+        """l, tokens of the transformer."""
+        return math.prod(self.patches)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 Imports no torch.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -75,11 +74,6 @@ class MaskedConfig(LatentShape):
                 "weighting mdm belongs to independent masking: choose masking independent, or weighting one"
             )
         return self
-
-    @property
-    def length(self) -> int:
-        """l, tokens of the transformer."""
-        return math.prod(self.patches)
 
     @property
     def token_width(self) -> int:

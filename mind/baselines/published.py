@@ -79,7 +79,7 @@ def export_published(model: LatentTransformer, path: str | Path) -> None:
         name = published_name(own)
         state[name] = tensor.detach().cpu().reshape(_published_shape(name, tensor, config)).contiguous()
     if config.position == "rope":
-        state[POSITIONS] = torch.zeros(1, math.prod(config.patches), config.width)
+        state[POSITIONS] = torch.zeros(1, config.length, config.width)
     if config.position != "sinusoidal":
         state |= {name: table.contiguous() for name, table in _tables(config).items()}
     with atomic_path(Path(path)) as temporary:
