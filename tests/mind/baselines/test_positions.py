@@ -1,4 +1,4 @@
-"""Sinusoids and rotations against loops over tokens, with complex numbers for the rotations."""
+"""Sinusoids and rotations against loops over tokens, with matrices for the rotations."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mind.baselines.positions import rotary_tables, rotate_pairs, sinusoidal_positions
+from mind.baselines.positions import _turned_by_parts, rotary_tables, rotate_pairs, sinusoidal_positions
 
 CPU = torch.device("cpu")
 
@@ -28,14 +28,13 @@ def test_sinusoids_of_a_sequence() -> None:
 
 
 def turned(x: Tensor, angles: list[float]) -> Tensor:
-    """Rotate the pairs of one head [2m] as complex numbers."""
-    pairs = torch.view_as_complex(x.double().reshape(-1, 2))
-    turns = torch.polar(torch.ones(len(angles), dtype=torch.float64), torch.tensor(angles, dtype=torch.float64))
-    return torch.view_as_real(pairs * turns).flatten()
+    """Rotate the pairs of one head [2m] by matrices."""
+    matrices = [[[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]] for angle in angles]
+    return (torch.tensor(matrices, dtype=torch.float64) @ x.double().view(-1, 2, 1)).flatten()
 
 
 @pytest.mark.parametrize("sides", [(7,), (3, 2)])
-def test_rotations_are_products_of_complex_numbers(sides: tuple[int, ...]) -> None:
+def test_rotations_are_products_with_matrices(sides: tuple[int, ...]) -> None:
     tokens, m = math.prod(sides), 4
     x = torch.randn(1, 1, tokens, 2 * m, generator=torch.Generator().manual_seed(0))
     rotated = rotate_pairs(x, *rotary_tables(sides, 2 * m, CPU))
@@ -44,6 +43,18 @@ def test_rotations_are_products_of_complex_numbers(sides: tuple[int, ...]) -> No
         places = [token] if len(sides) == 1 else [token // sides[1], token % sides[1]]  # rows first
         angles = [place * 10000 ** (-i / share) for place in places for i in range(share)]
         torch.testing.assert_close(rotated[0, 0, token].double(), turned(x[0, 0, token], angles), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cpus_and_gpus_rotate_alike(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 5, 3, 2, 8, generator=torch.Generator().manual_seed(2)).to(dtype).requires_grad_()
+    query = x.permute(3, 0, 2, 1, 4)[1]  # as a layer cuts it out of queries, keys and values
+    tables = rotary_tables((5,), 8, CPU)
+    on_gpus = _turned_by_parts(query.float().unflatten(-1, (-1, 2)), *tables).flatten(-2)
+    on_cpus = rotate_pairs(query, *tables)
+    torch.testing.assert_close(on_cpus, on_gpus)
+    gradients = [torch.autograd.grad(rotated.square().sum(), x)[0] for rotated in (on_cpus, on_gpus)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_rotated_products_depend_on_the_distance_only() -> None:
