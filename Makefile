@@ -40,7 +40,7 @@ study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; 
 	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
 
 compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
-	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --out runs/compare-embedded
+	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --set ifid.extractor=fashion-classifier --set reconstruction.extractor=fashion-classifier --out runs/compare-embedded
 	mkdir -p studies/embedded/figures && cp runs/compare-embedded/comparison.csv runs/compare-embedded/summary.md studies/embedded/
 	cp runs/compare-embedded/figures/*.png studies/embedded/figures/
 	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq --limit 4000 --metrics equivariance --set equivariance.normalize=true --out runs/compare-standardised

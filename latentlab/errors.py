@@ -1,6 +1,7 @@
 """The one exception that means "you asked for something that cannot be done", and how near misses are suggested."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -15,3 +16,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = [folded[other] for other in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}")
+
+
+def run_module(main: Callable[[Sequence[str]], None]) -> None:
+    """Run what ``python -m`` was asked for, as the command line does: a mistake of the user is one line and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

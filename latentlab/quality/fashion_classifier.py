@@ -7,14 +7,13 @@ Five convolutions, 81,000 weights, trained on the training images by ``python -m
 never saw any.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from latentlab.errors import UserError
+from latentlab.errors import UserError, run_module
 from latentlab.files import file_sha256
 from latentlab.quality.frozen_network import FrozenNetwork, folded
 from latentlab.weights import read_metadata, read_state_dict
@@ -108,13 +107,17 @@ def scores(path: Path = WEIGHTS) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run ``train``."""
+    """Run ``train``.
+
+    Raises:
+        UserError: asked for anything else.
+    """
     if list(arguments) != ["train"]:
-        raise SystemExit("usage: fashion_classifier train")
+        raise UserError("usage: fashion_classifier train")
     from latentlab.quality.fashion_classifier_training import train
 
     train(WEIGHTS)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_module(main)

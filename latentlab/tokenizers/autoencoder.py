@@ -95,6 +95,11 @@ class Autoencoder(TrainableTokenizer):
 class KLAutoencoder(Autoencoder):
     """An autoencoder whose encoder gives a Gaussian posterior per cell."""
 
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """The divergence of the posterior."""
+        return ("kl",)
+
     def posterior(self, images: Tensor) -> DiagonalGaussian:
         """Return the posterior of images [n,3,H,W] in [-1,1], with gradients."""
         return DiagonalGaussian(self.features(images))
@@ -138,6 +143,16 @@ class CodebookAutoencoder(Autoencoder, DiscreteTokenizer):
     def __init__(self, architecture: Architecture, spec: TokenizerSpec) -> None:
         super().__init__(architecture, spec)
         self.quantize = _quantizer(architecture)
+
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Those of the quantizer."""
+        return self.quantize.loss_terms
+
+    @property
+    def needed_terms(self) -> tuple[str, ...]:
+        """Those of the quantizer."""
+        return self.quantize.needed_terms
 
     @property
     def codebook(self) -> Tensor:

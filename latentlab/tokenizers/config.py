@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from latentlab.configuration import Strict, checked_config, read_config, shipped_configs
+from latentlab.errors import UserError
 from latentlab.tokenizers.objectives.settings import Objectives
-from latentlab.tokenizers.row_file import row_settings
+from latentlab.tokenizers.row_file import is_row_file, row_settings, told_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tokenizers"
 """Folder of the shipped configurations; `--config ibq` means ``ibq_fashion32.yaml`` in it."""
@@ -98,8 +99,8 @@ class TrainConfig(Strict):
     checkpoint_every: PositiveInt = 500
     validation_images: PositiveInt = 512
     rfd: str | None = None
-    """Vision network (``efficientnet-lite0``, ``inception``) on whose features the Frechet distance of reconstructions to the
-    validation images is logged; None for none."""
+    """Network (``efficientnet-lite0``, ``fashion-classifier``, ``inception``) on whose features the Frechet distance of
+    reconstructions to the validation images is logged; None for none."""
     export_dtype: Literal["float32", "float16"] = "float16"
 
 
@@ -114,6 +115,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         UserError: no such file, not YAML, an unknown or missing key, a value out of range.
     """
     file, row = str(path).rpartition("#")[::2]
-    if file and row.isdecimal():
+    if is_row_file(Path(path)):
+        raise UserError(f"{path} holds many configurations: choose one as {path}#ID; {told_rows(Path(path))}")
+    if is_row_file(Path(file)):
         return checked_config(TrainConfig, path, row_settings(Path(file), row), overrides)
     return read_config(TrainConfig, path, overrides, shipped_configs(CONFIGS), "tokenizer configuration")

@@ -19,7 +19,7 @@ from latentlab.codec import codec_of
 from latentlab.configuration import shipped_configs
 from latentlab.data import open_data
 from latentlab.data.base import ImageSet
-from latentlab.errors import UserError
+from latentlab.errors import UserError, run_module
 from latentlab.files import atomic_path, write_text
 from latentlab.measurement import Estimate
 from latentlab.pixels import SetPixels, as_pixels
@@ -83,8 +83,15 @@ def train_all(names: Sequence[str]) -> None:
         if status[name] == 0:
             with atomic_path(embedded_path(name, _config(name).release)) as temporary:
                 shutil.copyfile(RUNS / name / "tokenizer.safetensors", temporary)
-    if failed := [name for name in names if status[name]]:
-        raise UserError(f"training failed for {', '.join(failed)}: see {RUNS}/<name>.log; the same command continues")
+    if failed := [f"{name} ({_last_line(name)})" for name in names if status[name]]:
+        raise UserError(
+            f"training failed for {', '.join(failed)}; all is in {RUNS}/<name>.log, and the others are shipped"
+        )
+
+
+def _last_line(name: str) -> str:
+    lines = (RUNS / f"{name}.log").read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _config_file(name: str) -> Path:
@@ -160,13 +167,17 @@ def write_scores(names: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run ``train [NAME ...]`` or ``scores``."""
+    """Run ``train [NAME ...]`` or ``scores``.
+
+    Raises:
+        UserError: neither of these, an unknown name, or a training that failed.
+    """
     task, *names = arguments or [""]
     unknown = set(names) - set(embedded_names())
     if task not in ("train", "scores") or unknown:
-        raise SystemExit(f"usage: embedded train|scores [{'|'.join(embedded_names())} ...]")
+        raise UserError(f"usage: embedded train|scores [{'|'.join(embedded_names())} ...]")
     (train_all if task == "train" else write_scores)(names or embedded_names())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_module(main)

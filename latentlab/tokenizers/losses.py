@@ -11,11 +11,12 @@ from latentlab.tokenizers.objectives.adaptive import gradient_ratio
 from latentlab.tokenizers.objectives.adversarial import tokenizer_loss
 from latentlab.tokenizers.objectives.alignment import Alignment
 from latentlab.tokenizers.objectives.draws import BatchGenerator
-from latentlab.tokenizers.objectives.equivariance import draw_transform, transformed_pair
+from latentlab.tokenizers.objectives.equivariance import draw_transform, smallest_side, transformed_pair
 from latentlab.tokenizers.objectives.latent_masking import LatentMasking
 from latentlab.tokenizers.objectives.latent_noise import LatentNoise
 from latentlab.tokenizers.objectives.local_correlation import correlation_loss
 from latentlab.tokenizers.objectives.low_pass import draw_band, low_pass
+from latentlab.tokenizers.objectives.patch_discriminator import PatchDiscriminator
 from latentlab.tokenizers.objectives.reconstruction import Reconstruction
 from latentlab.tokenizers.objectives.vision_networks import open_vision_maps, vision_width
 from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
@@ -34,12 +35,14 @@ class TokenizerLoss(nn.Module):
         """Open the frozen networks.
 
         Raises:
-            UserError: weights that are not on this machine, or an objective that does not fit the latents.
+            UserError: weights that are not on this machine, an objective that does not fit the latents, or the weight of a term
+                that the tokenizer does not have or cannot do without.
         """
         super().__init__()
         self.config, self.model = config, model
         self.reconstruction = Reconstruction(config.loss)
         self._discriminator = [discriminator] if discriminator is not None else []  # in a list, it is no submodule
+        self._check_terms()
         wanted = config.objectives
         if model.spec.layout != "grid" and (
             wanted.alignment or wanted.equivariance or wanted.local_correlation or wanted.low_pass
@@ -58,6 +61,34 @@ class TokenizerLoss(nn.Module):
             self._changes["latent_noise"] = LatentNoise(wanted.noise)
         if wanted.masking is not None:
             self._changes["latent_masking"] = LatentMasking(wanted.masking)
+
+    def check_side(self, side: int) -> None:
+        """Refuse images of a side that what judges reconstructions, of parts of them too, cannot read.
+
+        Raises:
+            UserError: as the summary says.
+        """
+        wanted = self.config.objectives
+        smallest = side
+        if wanted.equivariance is not None:
+            pixels = self.model.spec.downsampling or 1
+            smallest = smallest_side(wanted.equivariance, side // pixels) * pixels
+        self.reconstruction.check_side(smallest)
+        if wanted.adversarial is not None and wanted.adversarial.kind == "patch":
+            PatchDiscriminator.check_side(wanted.adversarial.layers, side)
+
+    def _check_terms(self) -> None:
+        weights, model = self.config.loss, self.model
+        for name in ("kl", "codebook", "commitment", "entropy"):
+            if getattr(weights, name) and name not in model.loss_terms:
+                known = ", ".join(model.loss_terms) or "none"
+                raise UserError(
+                    f"loss.{name} has a weight, but '{self.config.name}' has no such term (it has {known}): set it to 0"
+                )
+            if name in model.needed_terms and not getattr(weights, name):
+                raise UserError(
+                    f"'{self.config.name}' learns its {name} by loss.{name} alone: give it a weight above 0"
+                )
 
     def forward(self, images: Tensor, step: int, first: int, total: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the loss, its unweighted terms, and the reconstructions, the last two without gradients.
@@ -117,7 +148,7 @@ class TokenizerLoss(nn.Module):
             again = self._reconstruction_of(*transformed_pair(latents, images, transform))
             found.add("equivariance", again, wanted.equivariance.weight)
         if wanted.low_pass is not None:
-            band = draw_band(wanted.low_pass, generator(seed, "low_pass", step))
+            band = draw_band(wanted.low_pass, latents.shape[-1], generator(seed, "low_pass", step))
             again = self._reconstruction_of(low_pass(latents, band), low_pass(images, band))
             found.add("low_pass", again, wanted.low_pass.weight)
 

@@ -69,6 +69,11 @@ class TrainableMAETok(MAETok, TrainableTokenizer):
         """What is predicted beside pixels."""
         return self.architecture.targets if self.architecture.stage == "mask" else ()
 
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """What auxiliary decoders miss, where there are any."""
+        return ("auxiliary",) if self.targets else ()
+
     def _add_auxiliary(self, target: str) -> None:
         config, name = self.architecture, _plain(target)
         size, channels = config.target_transformer, target_channels(target, config.enc_patch_size)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,9 @@ class Quantized:
 class Codebook(nn.Module, ABC):
     """``n_embed`` code vectors of ``embed_dim`` channels; subclasses say which one stands for a latent vector."""
 
+    loss_terms: ClassVar[tuple[str, ...]] = ("commitment", "codebook")
+    needed_terms: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, n_embed: int, embed_dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_embed, embed_dim)
@@ -98,6 +102,8 @@ class Codebook(nn.Module, ABC):
 
 class StraightThroughCodebook(Codebook):
     """A codebook that the gradient skips (van den Oord et al. 2017, arXiv 1711.00937, eq. 3)."""
+
+    needed_terms = ("codebook",)
 
     def prepared(self, features: Tensor) -> Tensor:
         """Return [n,c,h,w] as it is compared with the codes."""
@@ -162,6 +168,7 @@ class CosineCodebook(StraightThroughCodebook):
 class IBQCodebook(Codebook):
     """IBQ: the code with the largest dot product stands for a vector (Shi et al. 2024, arXiv 2412.02692)."""
 
+    loss_terms = ("commitment", "codebook", "entropy")
     entropy_temperature = 0.01
 
     def scores(self, rows: Tensor) -> Tensor:

@@ -87,8 +87,26 @@ def row_settings(path: Path, row: str) -> Changes:
     """
     rows = read_rows(path)
     if not row.isdecimal() or not 1 <= int(row) <= len(rows):
-        raise UserError(f"{path} has the rows 1 to {len(rows)}, got '{row}'")
+        raise UserError(f"{path} has no row '{row}'; {told_rows(path)}")
     return rows[int(row) - 1].settings
+
+
+def is_row_file(path: Path) -> bool:
+    """Return whether a file is there and looks like one of rows."""
+    if not path.is_file():
+        return False
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(found, Mapping) and {"base", "rows"} <= found.keys()
+
+
+def told_rows(path: Path) -> str:
+    """Return the ids of a file's rows and what they are, in words."""
+    rows = read_rows(path)
+    shown = ", ".join(f"{row.id} is {row.architecture} {row.name}" for row in rows)
+    return f"its rows: {shown}"
 
 
 def _row(file: RowFile, number: int, architecture: str, words: list[str]) -> Row:

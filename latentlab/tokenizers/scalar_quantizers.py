@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,11 @@ from latentlab.tokenizers.quantizers import LookupFreeQuantizer, Quantized
 
 class Quantizer(Protocol):
     """What `CodebookAutoencoder` asks of its quantizer."""
+
+    loss_terms: ClassVar[tuple[str, ...]]
+    """Names of the losses that it gives."""
+    needed_terms: ClassVar[tuple[str, ...]]
+    """Those of them without which its codes would learn nothing."""
 
     @property
     def vectors(self) -> Tensor:
@@ -32,6 +37,8 @@ class Quantizer(Protocol):
 class SignCodebook(LookupFreeQuantizer):
     """LFQ in training (Yu et al. 2023, arXiv 2310.05737, section 3.1): signs, with the straight-through gradient."""
 
+    loss_terms: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
+    needed_terms: ClassVar[tuple[str, ...]] = ()
     entropy_temperature = 1.0
 
     @property
@@ -65,6 +72,9 @@ class FiniteScalarCodebook(nn.Module):
 
     Codes as the decoder sees them lie in [-1,1]. The number of a code counts in the base of the levels, first channel fastest.
     """
+
+    loss_terms: ClassVar[tuple[str, ...]] = ()
+    needed_terms: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()

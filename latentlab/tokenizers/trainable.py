@@ -35,8 +35,7 @@ class TrainOutput:
     Attributes:
         reconstruction: images [n,3,H,W], not clamped.
         latents: what the decoder saw, [n,c,h,w] or [n,l,c].
-        losses: unweighted terms of the tokenizer itself: none, ``kl``, ``commitment`` and ``codebook`` (IBQ: ``entropy`` too), or
-            ``auxiliary``.
+        losses: unweighted terms of the tokenizer itself, which `TrainableTokenizer.loss_terms` names.
         indices: the chosen codes, int64 [n,h,w], or None.
     """
 
@@ -51,6 +50,16 @@ class TrainableTokenizer(Tokenizer):
 
     TRAINING_ONLY: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that are of no use when training is over."""
+
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the terms that a training pass gives, as in `TrainOutput.losses`."""
+        return ()
+
+    @property
+    def needed_terms(self) -> tuple[str, ...]:
+        """Those of them without which a part of the tokenizer would learn nothing."""
+        return ()
 
     @abstractmethod
     def encode_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainLatents:

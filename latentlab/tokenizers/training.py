@@ -62,7 +62,7 @@ class Trainer:
         """Build everything and load the newest checkpoint.
 
         Raises:
-            UserError: data, folder, batch size, or weights of frozen networks that do not fit or are absent.
+            UserError: data, folder, batch size, objectives, or weights of frozen networks that do not fit or are absent.
         """
         config, device = self.config, self.device
         self._check_batch()
@@ -75,8 +75,10 @@ class Trainer:
         self.adversary = None if wanted is None else Adversary(wanted, self.ranks, device)
         discriminator = None if self.adversary is None else self.adversary.discriminator
         self.loss = TokenizerLoss(config, self.model, discriminator).to(device)
+        self.loss.check_side(self.images.image_size)
         self.workers = Workers(self.loss, [], "ddp", self.ranks, device)
         self.optimiser = self._new_optimiser()
+        self._validation = Validation(config, self.out, device) if self.ranks.first else None
         if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self._resume()
@@ -88,8 +90,7 @@ class Trainer:
             UserError: a loss or a gradient is not finite.
             Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
         """
-        config, total = self.config, self.config.optimiser.steps
-        validation = Validation(config, self.out, self.device) if self.ranks.first else None
+        config, total, validation = self.config, self.config.optimiser.steps, self._validation
         began, begun_at = time.monotonic(), self.step
         with stop_signal() as stop, progress(f"training {config.name}", total, self.step) as advance:
             while self.step < total:

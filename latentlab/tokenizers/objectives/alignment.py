@@ -34,24 +34,27 @@ class Alignment(nn.Module):
     """The alignment terms a configuration switches on, and the projection that they train.
 
     Attributes:
-        projection: from the channels of the latent to those of the features, without bias.
+        projection: from the channels of the latent to those of the features, without bias; None where no term reads it (`mdms`
+            compares cells of the latent with each other).
     """
 
     def __init__(self, settings: AlignmentSettings, channels: int, width: int) -> None:
         super().__init__()
         self.settings = settings
-        self.projection = nn.Conv1d(channels, width, 1, bias=False)
+        projected = settings.repa or settings.mcos
+        self.projection = nn.Conv1d(channels, width, 1, bias=False) if projected else None
 
     def forward(self, latents: Tensor, features: Tensor) -> dict[str, Tensor]:
         """Return the unweighted terms of latents [n,c,h,w] and features [n,d,h,w]."""
         settings = self.settings
         cells, wanted = latents.float().flatten(2), features.float().flatten(2)
-        projected = self.projection(cells)
         terms = {}
-        if settings.repa:
-            terms["repa"] = repa_loss(projected, wanted)
-        if settings.mcos:
-            terms["mcos"] = mcos_loss(projected, wanted, settings.cosine_margin)
+        if self.projection is not None:
+            projected = self.projection(cells)
+            if settings.repa:
+                terms["repa"] = repa_loss(projected, wanted)
+            if settings.mcos:
+                terms["mcos"] = mcos_loss(projected, wanted, settings.cosine_margin)
         if settings.mdms:
             terms["mdms"] = mdms_loss(cells, wanted, settings.distance_margin)
         return terms

@@ -18,8 +18,13 @@ def draw_transform(settings: EquivarianceSettings, side: int, generator: torch.G
         return Transform("rotate", 1 + _below(3, generator))
     if kind == "flip":
         return Transform("flip", -1 - _below(2, generator))
-    smallest = max(1, round(settings.smallest_scale * side))
+    smallest = smallest_side(settings, side)
     return Transform("scale", (smallest + _below(max(1, side - smallest), generator)) / side)
+
+
+def smallest_side(settings: EquivarianceSettings, side: int) -> int:
+    """Return how many of ``side`` cells a side are left by the smallest transform that may be drawn."""
+    return max(1, round(settings.smallest_scale * side)) if "scale" in settings.transforms else side
 
 
 def transformed_pair(latents: Tensor, images: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Spectral low-pass: a latent without its high frequencies shall decode to the image without them.
 
 Skorokhodov et al. 2025 (arXiv 2502.14831) get there by decoding downsampled latents; here the frequencies above a cut-off are
-set to 0 in the cosine transform (DCT-II, orthonormal) of both, at the same share of each one's band.
+set to 0 in the cosine transform (DCT-II, orthonormal) of both, at the same share of each one's band: whole numbers of the
+latent's frequencies are kept, and the image has a multiple of them.
 """
 
 import math
@@ -12,10 +13,13 @@ from torch import Tensor
 from latentlab.tokenizers.objectives.settings import LowPassSettings
 
 
-def draw_band(settings: LowPassSettings, generator: torch.Generator) -> float:
-    """Return the share of the frequencies per axis that is kept, uniform in [smallest_band,1)."""
-    low = settings.smallest_band
-    return low + (1 - low) * float(torch.rand((), generator=generator))
+def draw_band(settings: LowPassSettings, side: int, generator: torch.Generator) -> float:
+    """Return the share of the frequencies per axis that is kept: k/side of latents with ``side`` cells a side.
+
+    k is uniform from smallest_band * side, rounded and at least 1, to side - 1.
+    """
+    low = min(max(1, round(settings.smallest_band * side)), max(1, side - 1))
+    return int(torch.randint(low, max(low + 1, side), (), generator=generator)) / side
 
 
 def low_pass(grids: Tensor, band: float) -> Tensor:

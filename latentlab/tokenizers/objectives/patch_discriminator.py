@@ -8,6 +8,8 @@ import math
 
 from torch import Tensor, nn
 
+from latentlab.errors import UserError
+
 
 class PatchDiscriminator(nn.Module):
     """``layers`` halvings of the side, then two convolutions of stride 1; receptive field 70 pixels with three layers."""
@@ -27,6 +29,19 @@ class PatchDiscriminator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
+
+    @staticmethod
+    def check_side(layers: int, side: int) -> None:
+        """Refuse images of this side that ``layers`` halvings leave no patch of.
+
+        Raises:
+            UserError: as the summary says.
+        """
+        if side < (smallest := 3 * 2**layers):  # both convolutions of stride 1 take a pixel away
+            raise UserError(
+                f"a PatchGAN of {layers} layers needs images of at least {smallest}x{smallest}, got {side}x{side}: "
+                "lower objectives.adversarial.layers"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores [n,1,h,w] of images [n,3,H,W] in [-1,1]."""

@@ -1,8 +1,10 @@
 """How far reconstructions are from the images: pixels, and a learned perceptual distance."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentlab.errors import UserError
 from latentlab.tokenizers.config import LossConfig
 
 
@@ -30,6 +32,26 @@ class Reconstruction(nn.Module):
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(self._enlarge(reconstruction), self._enlarge(images)).mean()
         return terms
+
+    def check_side(self, side: int) -> None:
+        """Compare two images of this side, to see that it can be done.
+
+        Raises:
+            UserError: the perceptual network needs more pixels.
+        """
+        if self.perceptual is None:
+            return
+        blank = torch.zeros(1, 3, side, side, device=next(self.perceptual.buffers()).device)
+        try:
+            with torch.no_grad():
+                self(blank, blank)
+        except (UserError, RuntimeError) as error:  # RuntimeError: a layer has nothing left to work on
+            shown = self.config.perceptual_size or side
+            raise UserError(
+                f"the perceptual distance ({self.config.perceptual_kind}) cannot compare images of {shown}x{shown}, which is "
+                "what loss.perceptual_size, data.image_size and objectives.equivariance.smallest_scale make of them: "
+                "set loss.perceptual_size=64"
+            ) from error
 
     def _enlarge(self, images: Tensor) -> Tensor:
         side = self.config.perceptual_size

@@ -80,7 +80,7 @@ class LowPassSettings(Strict):
     """Decode the low-passed latent against the low-passed image (`objectives.low_pass`)."""
 
     smallest_band: float = Field(0.25, gt=0, lt=1)
-    """Share of the frequencies per axis that is kept at least; every step draws one between this and 1."""
+    """Share of the frequencies per axis that is kept at least; every step draws one from this to less than 1."""
     weight: PositiveFloat = 1.0
     """Relative to the reconstruction of the images as they are."""
 

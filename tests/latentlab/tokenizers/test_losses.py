@@ -108,10 +108,19 @@ def test_a_balanced_term_pulls_as_hard_as_its_weight_says() -> None:
     assert fixed.total().item() == pytest.approx(0.5) and set(fixed.terms) == {"alignment"}
 
 
-@pytest.mark.parametrize("quantizer", [{"quantizer": "kl"}, {"quantizer": "vq", "n_embed": 8}])
-def test_parts_of_a_batch_have_the_loss_of_the_whole(quantizer: dict[str, Any]) -> None:
+BOTTLENECKS = pytest.mark.parametrize(
+    ("quantizer", "weights"),
+    [
+        ({"quantizer": "kl"}, {"kl": 0.1}),
+        ({"quantizer": "vq", "n_embed": 8}, {"commitment": 1.0, "codebook": 1.0}),
+    ],
+)
+
+
+@BOTTLENECKS
+def test_parts_of_a_batch_have_the_loss_of_the_whole(quantizer: dict[str, Any], weights: dict[str, float]) -> None:
     chosen = {k: v for k, v in EVERY.items() if k not in ("local_correlation", "alignment", "adversarial")}
-    loss = build(config(quantizer, {"kl": 0.1, "commitment": 1.0, "codebook": 1.0}, **chosen))
+    loss = build(config(quantizer, weights, **chosen))
     whole = loss(images(), 3, 0, 4)[0].item()
     parts = [loss(images()[i : i + 2], 3, i, 4)[0].item() for i in (0, 2)]
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
@@ -186,13 +195,11 @@ def test_a_few_steps_make_the_decoder_robust() -> None:
     assert error(learn(config(noise={"sigma": 0.7}), 80)) < 0.95 * error(learn(config(), 80))
 
 
-@pytest.mark.parametrize("quantizer", [{"quantizer": "kl"}, {"quantizer": "vq", "n_embed": 8}])
+@BOTTLENECKS
 def test_changed_latents_are_decoded_once_with_the_terms_of_decoding_twice(
-    quantizer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    quantizer: dict[str, Any], weights: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(
-        quantizer, {"kl": 0.1, "commitment": 1.0, "codebook": 1.0}, noise=EVERY["noise"], masking=EVERY["masking"]
-    )
+    settings = config(quantizer, weights, noise=EVERY["noise"], masking=EVERY["masking"])
 
     def decoded_twice(self: TokenizerLoss, images: Tensor, place: tuple[int, int, int]) -> TrainOutput:
         output = self.model.forward_train(images, self._draws("noise", place))
@@ -216,6 +223,92 @@ def test_changed_latents_are_decoded_once_with_the_terms_of_decoding_twice(
     assert found[0][0].keys() == found[1][0].keys()
     assert all(torch.equal(value, found[1][0][name]) for name, value in found[0][0].items())
     assert all(map(torch.equal, found[0][1], found[1][1]))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "weights", "wanted"),
+    [
+        ({"quantizer": "none"}, {"kl": 1e-3}, r"loss.kl has a weight, but 'tiny' has no such term \(it has none\)"),
+        ({"quantizer": "kl"}, {"entropy": 1.0}, r"loss.entropy has a weight, .* \(it has kl\)"),
+        ({"quantizer": "vq", "n_embed": 8}, {"codebook": 1.0, "entropy": 1.0}, r"it has commitment, codebook"),
+        ({"quantizer": "lfq"}, {"codebook": 1.0}, r"it has commitment, entropy"),
+        ({"quantizer": "fsq", "levels": [3, 3, 3, 3]}, {"commitment": 1.0}, r"it has none"),
+        ({"quantizer": "vq", "n_embed": 8}, {}, "'tiny' learns its codebook by loss.codebook alone"),
+        ({"quantizer": "vq-cosine", "n_embed": 8}, {"commitment": 1.0}, "'tiny' learns its codebook by loss.codebook alone"),
+    ],
+)  # fmt: skip
+def test_weights_of_terms_that_are_not_there_are_refused(
+    quantizer: dict[str, Any], weights: dict[str, float], wanted: str
+) -> None:
+    with pytest.raises(UserError, match=wanted):
+        build(config(quantizer, weights))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "weights"),
+    [
+        ({"quantizer": "none"}, {}),
+        ({"quantizer": "kl"}, {"kl": 1e-3}),
+        ({"quantizer": "vq", "n_embed": 8}, {"codebook": 1.0}),
+        ({"quantizer": "vq-cosine", "n_embed": 8}, {"codebook": 1.0}),
+        ({"quantizer": "ibq", "n_embed": 8}, {}),
+        ({"quantizer": "lfq"}, {}),
+        ({"quantizer": "fsq", "levels": [3, 3, 3, 3]}, {}),
+    ],
+    ids=lambda value: value.get("quantizer") if isinstance(value, dict) else None,
+)
+def test_the_terms_that_are_named_are_those_that_come_and_all_weights_learn(
+    quantizer: dict[str, Any], weights: dict[str, float]
+) -> None:
+    """A weight without a gradient is one that data-parallel training would wait for."""
+    loss = build(config(quantizer, weights))
+    assert tuple(loss.model.encode_train(images()).losses) == loss.model.loss_terms
+    loss(images(), 0, 0, 4)[0].backward()
+    assert all(p.grad is not None for p in loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("terms", [{"repa": 1.0}, {"mcos": 1.0}, {"mdms": 1.0}])
+def test_alignment_trains_no_weight_that_it_does_not_read(terms: dict[str, float]) -> None:
+    loss = build(config(alignment={"network": "efficientnet-lite0", **terms}))
+    loss(images(), 0, 0, 4)[0].backward()
+    assert all(p.grad is not None for p in loss.parameters() if p.requires_grad)
+
+
+PERCEPTUAL = {"perceptual": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "objectives", "side"),
+    [
+        (PERCEPTUAL, {}, 16),
+        (PERCEPTUAL | {"perceptual_size": 8}, {}, 32),
+        (PERCEPTUAL, {"equivariance": {"transforms": ["scale"]}}, 64),  # a quarter is 16
+        ({}, {"adversarial": {"layers": 3, "width": 8}}, 20),
+    ],
+)
+def test_images_too_small_for_what_judges_them_are_refused_at_once(
+    weights: dict[str, float], objectives: dict[str, Any], side: int
+) -> None:
+    loss = build(config(loss=weights, **objectives))
+    with pytest.raises(UserError, match=r"set loss.perceptual_size=64|lower objectives.adversarial.layers"):
+        loss.check_side(side)
+
+
+@pytest.mark.parametrize(
+    ("weights", "objectives", "side"),
+    [
+        (PERCEPTUAL, {}, 32),
+        (PERCEPTUAL | {"perceptual_size": 32}, {"equivariance": {"transforms": ["scale"]}}, 32),
+        (PERCEPTUAL, {"equivariance": {"transforms": ["flip"]}}, 32),
+        ({}, {"adversarial": {"layers": 3, "width": 8}}, 24),
+    ],
+)
+def test_images_that_are_large_enough_are_judged(
+    weights: dict[str, float], objectives: dict[str, Any], side: int
+) -> None:
+    loss = build(config(loss=weights, **objectives), PatchDiscriminator(8, 3) if "adversarial" in objectives else None)
+    loss.check_side(side)
+    assert loss(images(side=side), 0, 0, 4)[0].isfinite()
 
 
 def test_sequences_are_refused_by_objectives_on_grids() -> None:

@@ -206,6 +206,16 @@ def test_low_pass_is_a_projection_with_its_own_gradient() -> None:
     torch.testing.assert_close(gradient, low_pass(direction, 0.5))
 
 
-def test_bands_are_drawn_between_the_smallest_and_all() -> None:
-    drawn = [draw_band(LowPassSettings(smallest_band=0.3), seeded(i)) for i in range(200)]
-    assert 0.3 <= min(drawn) < 0.32 and 0.98 < max(drawn) < 1
+def test_bands_are_whole_numbers_of_the_latents_frequencies() -> None:
+    drawn = [draw_band(LowPassSettings(smallest_band=0.3), 8, seeded(i)) for i in range(200)]
+    assert {round(8 * band, 9) for band in drawn} == {2, 3, 4, 5, 6, 7}
+    assert {draw_band(LowPassSettings(smallest_band=0.9), 4, seeded(i)) for i in range(20)} == {0.75}
+
+
+@pytest.mark.parametrize("factor", [4, 16])
+def test_latent_and_image_keep_the_same_share_of_their_frequencies(factor: int) -> None:
+    for seed in range(30):
+        band = draw_band(LowPassSettings(), 8, seeded(seed))
+        kept = [int(torch.linalg.matrix_rank(low_pass(torch.eye(s, dtype=torch.float64)[None, None], band)[0, 0]))
+                for s in (8, 8 * factor)]  # fmt: skip
+        assert kept[1] == factor * kept[0] < factor * 8

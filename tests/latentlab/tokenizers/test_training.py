@@ -63,6 +63,16 @@ TRANSFORMER: dict[str, Any] = {
     },
     "loss": {"l1": 1.0, "kl": 1e-4},
 }  # fmt: skip
+IN_PARTS: dict[str, Any] = {
+    "name": "in parts", "rfd": "efficientnet-lite0",
+    "architecture": EVERYTHING["architecture"],
+    "loss": {"l1": 1.0, "kl": 1e-4},
+    "objectives": {
+        "alignment": {"network": "efficientnet-lite0", "mdms": 1.0, "adaptive": False},
+        "adversarial": {"width": 8, "layers": 2, "adaptive": False},
+    },
+    "optimiser": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "accumulate": 2},
+}  # fmt: skip
 MAETOK: dict[str, Any] = {"family": "maetok", "architecture": ARCHITECTURE, "loss": {"l1": 1.0}}
 MAETOK_DECODER = MAETOK | {"architecture": MAETOK["architecture"] | {"stage": "decoder", "anneal_steps": 6}}
 
@@ -237,6 +247,23 @@ def test_headers_name_the_folder_that_the_next_stage_starts_from(name: str) -> N
     assert len(headers) == 2 and all(command in header for header in headers)
 
 
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("data.validation=imagefolder:nowhere", "nowhere"),
+        ("rfd=nonsense", "nonsense"),
+        ("loss.kl=1", "loss.kl has a weight"),
+        ("objectives.adversarial.layers=5", "lower objectives.adversarial.layers"),
+    ],
+)
+def test_an_attempt_that_is_refused_leaves_the_folder_free(
+    config_file: Path, tmp_path: Path, change: str, wanted: str
+) -> None:
+    with pytest.raises(UserError, match=wanted):
+        train(load_config(config_file, [change]), tmp_path / "run", device="cpu")
+    train(load_config(config_file, ["optimiser.steps=1"]), tmp_path / "run", device="cpu")
+
+
 def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
     Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
     with pytest.raises(UserError, match="another configuration"):
@@ -327,7 +354,7 @@ def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
     configs = [
         tiny_config(tmp_path, changes | shorter | {"name": name, "rfd": "efficientnet-lite0"})
         for name, changes in kinds.items()
-    ]
+    ] + [tiny_config(tmp_path, IN_PARTS)]
     launch(tmp_path / "two", *configs)
     for config in configs:
         one = train(config, tmp_path / "one" / config.name, device="cpu")
