@@ -50,8 +50,8 @@ rfd is the Frechet distance between the features of the reconstructions and of t
 Fashion-MNIST ([fashion_classifier.md](fashion_classifier.md)), which no tokenizer was trained with: lower is closer.
 Tokenizers are to be compared at equal reconstruction: rfd_ratio is the distance over that of `ae`.
 
-`ae`, `kl`, `eq`, `lmr` and `vavae` are matched: trained for as many steps as each needs (2,000 to 4,400), their distances are
-within 20 % of that of `ae`, and the intervals of all five overlap. The other three are not matched: `vq` and `ibq` keep 64 ids
+`ae`, `kl`, `eq`, `lmr` and `vavae` are matched: trained for as many steps as each needs (2,000 to 6,000), their distances are
+within 20 % of each other, and the intervals of all five overlap. The other three are not matched: `vq` and `ibq` keep 64 ids
 of 9 bits of an image where the others keep 512 numbers, and the encoder of `maetok` learned from images half of which was
 hidden, and was then frozen. How far more steps would take them was not tried. Between them and the five, a difference in
 generation may be one of reconstruction.
