@@ -117,6 +117,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     file, row = str(path).rpartition("#")[::2]
     if is_row_file(Path(path)):
         raise UserError(f"{path} holds many configurations: choose one as {path}#ID; {told_rows(Path(path))}")
-    if is_row_file(Path(file)):
+    if (file and row.isdecimal()) or is_row_file(Path(file)):
         return checked_config(TrainConfig, path, row_settings(Path(file), row), overrides)
     return read_config(TrainConfig, path, overrides, shipped_configs(CONFIGS), "tokenizer configuration")
