@@ -46,11 +46,11 @@ class Reconstruction(nn.Module):
             with torch.no_grad():
                 self(blank, blank)
         except (UserError, RuntimeError) as error:  # RuntimeError: a layer has nothing left to work on
-            shown = self.config.perceptual_size or side
+            shown, why = self.config.perceptual_size or side, " ".join(str(error).split())
             raise UserError(
                 f"the perceptual distance ({self.config.perceptual_kind}) cannot compare images of {shown}x{shown}, which is "
                 "what loss.perceptual_size, data.image_size and objectives.equivariance.smallest_scale make of them: "
-                "set loss.perceptual_size=64"
+                f"set loss.perceptual_size=64 ({why})"
             ) from error
 
     def _enlarge(self, images: Tensor) -> Tensor:

@@ -30,13 +30,13 @@ from mind.generate import generate
 from mind.open_generator import open_generator
 
 
-def sit(tmp_path: Path) -> BaselineGenerator:
+def sit(tmp_path: Path, patch: int = 4) -> BaselineGenerator:
     """A SiT with fresh weights on the latents of the embedded KL autoencoder."""
     tokenizer = load_tokenizer("kl", release="fashion32")
     store = encode_images(tokenizer, open_data("fashion:test", limit=32), tmp_path / "store")
     torch.manual_seed(0)
     shape = TransformerConfig(
-        depth=1, width=32, heads=2, patch=4, in_channels=store.channels, input=store.grid, num_classes=10
+        depth=1, width=32, heads=2, patch=patch, in_channels=store.channels, input=store.grid, num_classes=10
     )
     network = LatentTransformer(shape)
     with torch.no_grad():
@@ -62,6 +62,10 @@ def test_latents_decode_to_the_images(tmp_path: Path) -> None:
     difference = np.abs(decoded.numpy().astype(int) - made.images.levels(everything))
     assert difference.max() <= 1  # decoded in one batch, which rounds otherwise
     assert not list((tmp_path / "run" / PARTS).glob("*"))
+
+
+def test_batches_of_generation_have_as_many_tokens_whatever_the_patch(tmp_path: Path) -> None:
+    assert sit(tmp_path, patch=4).batch_size * 4 == sit(tmp_path, patch=2).batch_size * 16 > 16
 
 
 def test_lost_latents_are_drawn_again(tmp_path: Path) -> None:
