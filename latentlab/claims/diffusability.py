@@ -170,9 +170,8 @@ def listing(sizes: Mapping[str, Statistic]) -> str:
 
 def _other_judges(study: StudyCells, name: str) -> list[str]:
     """Say what the other judges' distances give."""
-    told = [
-        f"{target} {short(found.value)}" for target in study.targets[1:] if (found := study.correlation(name, target)).n
-    ]
+    others = {target: study.judged_fairly(target).correlation(name, target) for target in study.targets[1:]}
+    told = [f"{target} {short(found.value)}" for target, found in others.items() if found.n]
     return [f"mean r by other judges: {', '.join(told)}"] if told else []
 
 

@@ -140,6 +140,26 @@ class GeneratorEntry(Keyed):
         return self
 
 
+class JudgeEntry(Keyed):
+    """One feature extractor that judges images. A dear one may judge some samples only; reconstructions it judges of all."""
+
+    extractor: str
+    guidance: Annotated[tuple[Scale, ...], Field(min_length=1)] | None = None
+    """Scales whose samples it judges; None for all."""
+    generator_seeds: Seeds | None = None
+    """Seeds of generators whose samples it judges; None for all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, values: Any) -> Any:
+        return {"extractor": values} if isinstance(values, str) else values
+
+    def judges(self, generator_seed: int, scale: float) -> bool:
+        """Return whether it judges samples of a generator of this seed at this guidance scale."""
+        seeds, scales = self.generator_seeds, self.guidance
+        return (seeds is None or generator_seed in seeds) and (scales is None or scale in scales)
+
+
 class TrajectoryPlan(Keyed):
     """Sampling paths of every generator without guidance, whose straightness is measured."""
 
@@ -181,8 +201,8 @@ class StudyFile(Keyed):
     generators: Annotated[tuple[GeneratorEntry, ...], Field(min_length=1)]
     samples: Annotated[int, Field(ge=4)]
     """Images per generator, seed and guidance scale."""
-    judges: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Feature extractors that judge images."""
+    judges: Annotated[tuple[JudgeEntry, ...], Field(min_length=1)]
+    """Feature extractors that judge images: names, or a name with the samples that are judged. The first one tries decoders."""
     trajectories: TrajectoryPlan | None = None
     resources: dict[str, Resources] = Field(default_factory=dict)
     """By stage."""
@@ -205,7 +225,8 @@ class StudyFile(Keyed):
         tokenizers, generators = ([one.label for one in group] for group in (self.tokenizers, self.generators))
         _distinct("labels of tokenizers", tokenizers)
         _distinct("labels of generators", generators)
-        _distinct("judges", self.judges)
+        _distinct("judges", [one.extractor for one in self.judges])
+        self._check_judged_samples()
         for stage in self.resources:
             _known("stage", stage, STAGES)
         for label in self.analysis.held_out:
@@ -216,6 +237,14 @@ class StudyFile(Keyed):
             if one.of is not None:
                 self._check_control(one)
         return self
+
+    def _check_judged_samples(self) -> None:
+        scales = {scale for one in self.generators for scale in one.guidance}
+        seeds = {seed for one in self.generators for seed in one.seeds}
+        for judge in self.judges:
+            for what, asked, drawn in (("scale", judge.guidance, scales), ("seed", judge.generator_seeds, seeds)):
+                if unknown := set(asked or ()) - drawn:
+                    raise ValueError(f"judge '{judge.extractor}': no generator has the {what} {min(unknown):g}")
 
     def _check_control(self, control: TokenizerEntry) -> None:
         _known(f"tokenizer of control '{control.label}'", str(control.of), [one.label for one in self.tokenizers])

@@ -55,16 +55,17 @@ def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
     """
     plan = plan.for_table(table)
     cells = [points(table, setting, plan.held_out) for setting in settings(table)]
-    cells = [one for one in cells if one.all[[*plan.targets]].notna().any(axis=None)]
+    cells = [one for one in cells if one.known(plan.targets)]
     _check_size(plan, cells)
     refuse, warnings = _Refusals(), list[str]()
     found: dict[str, list[Any]] = {part: [] for part in PARTS}
     for cell in cells:
-        found["correlations"] += correlation_records(table, plan, cell, refuse)
-        found["pairs"] += pair_records(plan, cell, refuse)
-        found["prediction"] += prediction_records(plan, cell, found["pairs"], refuse)
-        found["noise"] += noise_records(table, plan, cell)
-        found["mixed"] += mixed_records(plan, cell, refuse) if plan.mixed else []
+        here = plan.model_copy(update={"targets": cell.known(plan.targets)})
+        found["correlations"] += correlation_records(table, here, cell, refuse)
+        found["pairs"] += pair_records(here, cell, refuse)
+        found["prediction"] += prediction_records(here, cell, found["pairs"], refuse)
+        found["noise"] += noise_records(table, here, cell)
+        found["mixed"] += mixed_records(here, cell, refuse) if plan.mixed else []
     found["stability"] += stability_records(plan, cells, refuse)
     found["controls"] += control_records(table, cells, warnings)
     flags = find_flags(table, plan, cells)

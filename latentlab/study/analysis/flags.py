@@ -74,6 +74,9 @@ def _missing_values(table: StudyTable, plan: AnalysisPlan, cells: Sequence[Point
     for name in dict.fromkeys((*plan.targets, *plan.predictors, *plan.covariates)):
         of_name: dict[str, list[str]] = {}
         for one in cells:
+            if name in plan.targets and not one.known([name]):
+                yield Flag("missing", name, (), f"{name}: no value with {one.setting}")
+                continue
             rows = rows_of(table, one.setting)
             for label in rows.loc[rows[name].isna(), "tokenizer"]:
                 of_name.setdefault(str(label), []).append(str(one.setting))

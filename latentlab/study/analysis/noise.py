@@ -16,10 +16,10 @@ from latentlab.study.table import StudyTable
 
 def stability_records(plan: AnalysisPlan, cells: Sequence[Points], refuse: Refuse) -> Iterator[Record]:
     """Yield how alike every two settings rank the tokenizers that both have, by every target."""
-    everyone = [(cell.setting, cell.all) for cell in cells]
     for target in plan.targets:
-        values = {one: points[target] for one, points in everyone}
-        for first, second in combinations(cells, 2):
+        judged = [cell for cell in cells if cell.known([target])]
+        values = {cell.setting: cell.all[target] for cell in judged}
+        for first, second in combinations(judged, 2):
             both = pd.concat([values[first.setting], values[second.setting]], axis=1, join="inner").dropna()
             try:
                 found = ranking_stability(both.iloc[:, 0].to_numpy(float), both.iloc[:, 1].to_numpy(float), plan.seed)

@@ -1,5 +1,6 @@
 """The points that are correlated: one per tokenizer under each setting (generator and guidance scale), repeats averaged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +52,11 @@ class Points:
     def all(self) -> pd.DataFrame:
         """Return both."""
         return pd.concat([self.fitted, self.held_out])
+
+    def known(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns of which any tokenizer has a value: a judge need not have judged every setting."""
+        values = self.all
+        return tuple(name for name in columns if values[name].notna().any())
 
 
 def settings(table: StudyTable) -> list[Setting]:

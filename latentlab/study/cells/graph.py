@@ -3,7 +3,7 @@
 Everything that can be refused before hours of work is refused here (see `cell_settings`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class _Builder:
 
     def __post_init__(self) -> None:
         study = self.study
-        self.versions = {judge: feature_extractor(judge).version for judge in study.judges}
+        self.versions = {judge.extractor: feature_extractor(judge.extractor).version for judge in study.judges}
         self.networks = {name: networks_of(name, parameters) for name, parameters in study.measure.items()}
         self.images = images_of(study.images, study.limit)
         self.held_out = images_of(study.held_out_images, study.held_out_limit)
@@ -145,7 +145,7 @@ class _Builder:
                 {"reconstructions": self._rebuilt(subject)}, images=self.images.source,
             )  # fmt: skip
         if self.study.decoder_noise:
-            judge = self.study.judges[0]
+            judge = self.study.judges[0].extractor
             asked = {
                 "noise": list(self.study.decoder_noise),
                 "judge": judge,
@@ -165,8 +165,11 @@ class _Builder:
 
     def _judges(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield every judge, and what names it and the training images in settings."""
-        for judge, version in self.versions.items():
-            yield judge, {"images": self.images.told, "judge": judge, "version": version}
+        for judge in self.versions:
+            yield judge, self._judge(judge)
+
+    def _judge(self, judge: str) -> dict[str, Any]:
+        return {"images": self.images.told, "judge": judge, "version": self.versions[judge]}
 
     def floors(self) -> dict[str, Cell]:
         """Return, by judge, the cells that judge real images."""
@@ -203,7 +206,9 @@ class _Builder:
             identity = self._identity(entry, seed) | {
                 "generator": generator.label, "generator_seed": generator_seed, "guidance": scale,
             }  # fmt: skip
-            self.rows.append(Row(identity, {**common, "sample": sample, **self._judged(subject, sample, what, scale)}))
+            judges = [one.extractor for one in self.study.judges if one.judges(generator_seed, scale)]
+            judged = self._judged(subject, sample, judges, f"{what}, guidance {scale:g}")
+            self.rows.append(Row(identity, {**common, "sample": sample, **judged}))
 
     def _generator(self, subject: "_Subject", generator: GeneratorEntry, seed: int, changes: tuple[str, ...]) -> Cell:
         config = generator_training(generator, seed, changes)
@@ -214,17 +219,16 @@ class _Builder:
         title = f"train {generator.label} (seed {seed}) on {subject.who}"
         return self.cell("train_generator", title, {"kind": generator.kind, "config": told}, needs)
 
-    def _judged(self, subject: "_Subject", sample: Cell, what: str, scale: float) -> dict[str, Cell]:
+    def _judged(self, subject: "_Subject", sample: Cell, judges: Sequence[str], what: str) -> dict[str, Cell]:
         """Return what is found out about drawn images and latents, by role."""
         found = {}
-        for judge, asked in self._judges():
+        for judge in judges:
             found[f"evaluate {judge}"] = self.cell(
-                "evaluate", f"judge {what}, guidance {scale:g}, by {judge}", asked,
+                "evaluate", f"judge {what}, by {judge}", self._judge(judge),
                 {"sample": sample, "reconstructions": self._rebuilt(subject)}, images=self.images.source,
             )  # fmt: skip
         needs = {"sample": sample, "latents": subject.latents}
-        title = f"latents of {what}, guidance {scale:g}"
-        found["latent_distance"] = self.cell("latent_distance", title, {"seed": SEED}, needs)
+        found["latent_distance"] = self.cell("latent_distance", f"latents of {what}", {"seed": SEED}, needs)
         return found
 
     def _identity(self, entry: TokenizerEntry, seed: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def check_names(study: StudyFile) -> None:
 
 def _check_columns(study: StudyFile) -> None:
     """Raise `UserError` for a column that the analysis asks for and this study will not have."""
-    plan, judges = study.analysis, [plain_name(judge) for judge in study.judges]
+    plan, judges = study.analysis, [plain_name(judge.extractor) for judge in study.judges]
     known = {
         *(f"m_{name}" for name in study.measure),
         *(f"{name}_{judge}" for name in (*RECONSTRUCTION, *SAMPLES) for judge in judges),

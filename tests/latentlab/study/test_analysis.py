@@ -161,6 +161,24 @@ def test_missing_cells_are_left_out_and_named():
     assert (flag["column"], flag["tokenizers"]) == (TARGET, ["tokenizer-04"]) and "2 cells" in flag["text"]
 
 
+def test_a_setting_that_a_judge_did_not_judge_is_named_and_nothing_is_computed_of_it():
+    study = example_study(generators=("sit",))
+    dear = "gfd_efficientnet_lite0"
+    rows = study.rows.assign(**{dear: study.rows[dear].where(study.rows.guidance == 1.0)})
+    plan = PLAN.model_copy(update={"targets": (TARGET, dear)})
+    found = analyse(replace(study, rows=rows), plan)
+    others = analyse(study, PLAN)
+    for part in ("correlations", "noise", "stability"):
+        of_judge = [one for one in found[part] if one["target"] == dear]
+        assert [one for one in found[part] if one not in of_judge] == others[part]
+        assert {one.get("guidance") for one in of_judge} <= {1.0}
+    assert [one for one in found["correlations"] if one["target"] == dear]
+    scales = sorted(set(study.rows.guidance) - {1.0})
+    told = [f"{dear}: no value with sit at guidance {scale:g}" for scale in scales]
+    assert [one["text"] for one in found["flags"] if one["flag"] == "missing"] == told
+    assert not [line for line in found["warnings"] if "not computed" in line]
+
+
 def test_a_tokenizer_without_a_row_is_named():
     study = example_study(generators=("sit",))
     gone = (study.rows.tokenizer == "tokenizer-01") & (study.rows.guidance == 2.0)

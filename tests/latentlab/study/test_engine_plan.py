@@ -12,7 +12,7 @@ from latentlab.study.cells.graph import build_graph
 from latentlab.study.plan_file import Resources, load_study
 from latentlab.tokenizers.row_file import read_rows
 
-from .engine_world import opened, tiny_study, written
+from .engine_world import JUDGE, opened, tiny_study, written
 
 STUDIES = Path(__file__).parents[3] / "studies" / "diffusability"
 AE, MIXED = tiny_study()["tokenizers"]
@@ -52,6 +52,13 @@ def test_a_measurement_without_parameters_needs_no_braces(tmp_path: Path) -> Non
         ({"resources": {"sample": {"cpu": 1}}}, "unknown key 'cpu'. Did you mean cpus"),
         ({"analysis": {"held_out": ["aee"]}}, "unknown tokenizer in analysis.held_out 'aee'. Did you mean ae"),
         ({"samples": 3}, "samples"),
+        ({"judges": [JUDGE, JUDGE]}, "judges: fashion-classifier is there twice"),
+        ({"judges": [{"extractor": JUDGE, "guidence": [1.0]}]}, "unknown key 'guidence'. Did you mean guidance"),
+        (
+            {"judges": [{"extractor": JUDGE, "guidance": [7.5]}]},
+            "judge 'fashion-classifier': no generator has the scale 7.5",
+        ),
+        ({"judges": [{"extractor": JUDGE, "generator_seeds": [9]}]}, "no generator has the seed 9"),
         ({"base": {}, "rows": {}}, "this is a list of tokenizers, not a study: name its rows"),
     ],
 )
@@ -106,6 +113,24 @@ def test_what_all_trainings_share_comes_before_their_own(tmp_path: Path) -> None
     assert graph.cells[1].settings["config"]["optimiser"]["steps"] == 3
 
 
+def test_a_dear_judge_sees_the_samples_it_is_given_and_all_reconstructions(tmp_path: Path) -> None:
+    generators = [{**SIT, "seeds": [0, 1], "guidance": [1.0, 2.0]}]
+    dear = {"extractor": "efficientnet-lite0", "guidance": [1.0], "generator_seeds": [1]}
+    _, alone = opened(tmp_path, tiny_study(generators=generators))
+    _, graph = opened(tmp_path, tiny_study(generators=generators, judges=[JUDGE, dear]))
+    seen = [
+        (row.identity["generator_seed"], row.identity["guidance"])
+        for row in graph.rows
+        if "evaluate efficientnet-lite0" in row.cells
+    ]
+    assert seen == [(1, 1.0)] * len(tiny_study()["tokenizers"])
+    assert all("reconstruction_distance efficientnet-lite0" in row.cells for row in graph.rows)
+    added = {cell.key for cell in graph.cells} - {cell.key for cell in alone.cells}
+    assert {cell.key for cell in alone.cells} <= {cell.key for cell in graph.cells}
+    stages = sorted(cell.stage for cell in graph.cells if cell.key in added)
+    assert stages == ["evaluate"] * 2 + ["floor"] + ["reconstruction_distance"] * 2
+
+
 def test_the_reference_study_has_what_it_must() -> None:
     """At least 24 tokenizers in 8 clusters, a second seed for a quarter, two generators with two seeds and three scales."""
     study = load_study(STUDIES / "fashion.yaml")
@@ -115,6 +140,8 @@ def test_the_reference_study_has_what_it_must() -> None:
     assert sum(len(one.seeds) > 1 for one in own) * 4 >= len(own)
     assert all(len(one.seeds) == 2 and len(one.guidance) == 3 for one in study.generators) and study.samples >= 5000
     assert len(graph.rows) == 12 * sum(len(one.seeds) for one in study.tokenizers)
+    assert [one.extractor for one in study.judges] == ["fashion-classifier", "efficientnet-lite0"]
+    assert study.judges[0].guidance is None and study.judges[0].generator_seeds is None
 
 
 def test_the_study_of_cifar10_can_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +152,9 @@ def test_the_study_of_cifar10_can_be_done(tmp_path: Path, monkeypatch: pytest.Mo
     records[:, 0] = np.arange(20) % 10
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         (folder / f"{name}.bin").write_bytes(records.tobytes())
-    study = load_study(STUDIES / "cifar10.yaml")
+    judge = ["judges=[efficientnet-lite0]", "measure.ifid.extractor=efficientnet-lite0"]  # whose weights are here
+    columns = ["analysis.targets=[gfd_efficientnet_lite0]", "analysis.covariates=[rfd_efficientnet_lite0]"]
+    study = load_study(STUDIES / "cifar10.yaml", [*judge, *columns])
     monkeypatch.chdir(tmp_path)
     graph = build_graph(study)
     assert len({row.identity["cluster"] for row in graph.rows}) >= 12
