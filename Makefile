@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types check weights weights-mind weights-judge study study-smoke study-mind study-generators compare-zoo claims scores cards figures bench clean
+GRIDS := components embedding-noise eta guidance-space hypersphere released-vs-paper residual sampling schedules stages
+RESULTS := table.md table.csv results.json figures
+
+.PHONY: demo test lint types check weights weights-mind weights-judge study study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -50,14 +53,25 @@ compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/e
 claims: $(READY)  ## what the committed results say about each published claim -> studies/CLAIMS.md
 	$(BIN)/latentlab claims
 
-study-mind: $(READY)  ## the committed ablations of MIND -> studies/mind_ablations
-	$(BIN)/latentlab ablate hypersphere --out runs/mind_ablations/hypersphere --set samples=500 --set sample.steps=25 --set train.optimiser.steps=600
-	$(BIN)/latentlab ablate eta --out runs/mind_ablations/eta --set samples=500 --set sample.steps=25
-	for name in hypersphere eta; do for file in table.md table.csv results.json figures; do cp -r runs/mind_ablations/$$name/$$file studies/mind_ablations/$$name/ || exit 1; done; done
+study-mind: $(READY)  ## the ten ablations of MIND, three seeds -> studies/mind_ablations; an interrupted one continues
+	for name in $(GRIDS); do $(BIN)/latentlab ablate $$name --seeds 3 --runs runs/mind_ablations/trained --out runs/mind_ablations/$$name || exit 1; done
+	for name in $(GRIDS); do mkdir -p studies/mind_ablations/$$name && cd runs/mind_ablations/$$name && cp -r $(RESULTS) ../../../studies/mind_ablations/$$name/ && cd ../../.. || exit 1; done
 
-study-generators: $(READY)  ## the committed comparison of generators -> studies/generators; about an hour on two cores
-	$(BIN)/latentlab study generators --out runs/study-generators
-	mkdir -p studies/generators && for file in table.md points.csv results.json figures; do cp -r runs/study-generators/$$file studies/generators/ || exit 1; done
+study-generators: $(READY)  ## MIND and its baselines at equal compute, three seeds -> studies/generators
+	$(BIN)/latentlab study generators --seeds 3 --out runs/study-generators
+	mkdir -p studies/generators && cd runs/study-generators && cp -r table.md points.csv results.json figures ../../studies/generators/
+
+study-masking: $(READY)  ## masked generators by their schedule, three seeds -> studies/masking_schedules
+	$(BIN)/latentlab study generators --config studies/masking_schedules/comparison.yaml --seeds 3 --out runs/masking_schedules
+	cd runs/masking_schedules && cp -r table.md points.csv results.json figures ../../studies/masking_schedules/
+
+study-interval: $(READY)  ## guidance in an interval of sampling, three draws -> studies/guidance_interval
+	$(BIN)/latentlab ablate studies/guidance_interval/grid.yaml --seeds 3 --out runs/guidance_interval
+	cd runs/guidance_interval && cp -r $(RESULTS) ../../studies/guidance_interval/
+
+study-collapse: $(READY)  ## the bottleneck study, eight images and three seeds with controls -> studies/collapse
+	$(BIN)/latentlab collapse --images 8 --seeds 3 --controls --out runs/collapse
+	mkdir -p studies/collapse && cd runs/collapse && cp -r summary.md results.json figures ../../studies/collapse/
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores

@@ -38,7 +38,7 @@ def ablate(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", metavar="S", help="Repetitions of every row.")] = 1,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="J", help="Trainings side by side.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="J", help="Trainings, then rows, side by side.")] = 2,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:

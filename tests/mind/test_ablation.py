@@ -96,7 +96,7 @@ def test_released_row_is_the_default_sampler_with_fewer_steps() -> None:
     from mind.settings import SamplerSettings
 
     grid = load_grid("released-vs-paper")
-    assert grid.settings(grid.rows[0]) == SamplerSettings(steps=50)
+    assert grid.settings(grid.rows[0]) == SamplerSettings(steps=25)
     paper = grid.settings(grid.rows[-1])
     assert (paper.init_mode, paper.soft_stage, paper.cfg_guidance_clip) == ("pure_noise", "sphere_full", 0)
 

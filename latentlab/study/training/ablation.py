@@ -5,9 +5,9 @@ sampler settings, seed and judge. A killed command continues, a new row computes
 share the work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,15 @@ from latentlab import __version__
 from latentlab.data import open_data
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
-from latentlab.files import digest, file_sha256, write_json
-from latentlab.finished import FinishedSteps
-from latentlab.quality.image_sets import open_samples
+from latentlab.files import write_json
 from latentlab.results import environment
-from latentlab.runtime import make_writable, progress, say
+from latentlab.runtime import make_writable
 from latentlab.study.training.ablation_report import ABLATION_SCHEMA_VERSION, figure_rows, summarise_rows, write_tables
 from latentlab.study.training.runs import Training, final_losses, norm_history, train_all
-from latentlab.study.training.scoring import Judge
+from latentlab.study.training.scoring import Judge, Point, measure_points
 from mind.ablation import Grid, Row, as_overrides
-from mind.generate import generate
 from mind.learned_geometry import table_statistics
-from mind.open_generator import open_generator
+from mind.released import load_mind
 from mind.train_config import load_config
 from mind.weight_files import find_weights
 
@@ -54,7 +51,7 @@ class Plan:
         grid: what to do.
         cells: rows x seeds.
         runs: folder of the trained runs.
-        jobs: trainings side by side.
+        jobs: trainings, then rows, side by side.
         device: where everything is computed.
     """
 
@@ -74,6 +71,16 @@ class Plan:
         """Real images."""
         return open_data(self.grid.reference, limit=self.grid.reference_limit)
 
+    @property
+    def judge(self) -> Judge:
+        """How images are judged."""
+        return Judge(self.grid.reference, self.grid.reference_limit, self.grid.extractor)
+
+    def point(self, cell: Cell) -> Point:
+        """Return what a cell samples: with all settings, so that what the weights recommend does not mix in."""
+        settings = self.grid.settings(cell.row).model_dump()
+        return Point("mind", self.weights(cell), settings, self.grid.samples, cell.seed)
+
     def weights(self, cell: Cell) -> Path:
         """Return the weights that a cell samples from."""
         if cell.training is not None:
@@ -89,7 +96,7 @@ def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, devi
         grid: from `load_grid`.
         runs: folder of the trained runs; several grids may share one.
         seeds: repetitions of every row, numbered from 0.
-        jobs: trainings side by side.
+        jobs: trainings, then rows, side by side.
         device: where everything is computed.
 
     Raises:
@@ -168,61 +175,43 @@ def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[s
 
 def _all_cells(plan: Plan, out: Path, failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what every cell gave, in order; one that fails says why."""
+    trained = [cell for cell in plan.cells if cell.training is None or cell.training.name not in failed]
+    outcomes = iter(measure_points([plan.point(cell) for cell in trained], plan.judge, out, plan.jobs, plan.device))
+    geometry = cache(lambda weights: table_statistics(load_mind(weights).table))
     records = []
-    with progress("rows", len(plan.cells)) as advance:
-        for cell in plan.cells:
-            if cell.training is not None and cell.training.name in failed:
-                reason = f"training: {failed[cell.training.name]}"
-                records.append(_failure(cell, reason, cell.training.log(plan.runs)))
-            else:
-                records.append(_cell_or_failure(plan, cell, out))
-            advance(1)
+    for cell in plan.cells:
+        if cell.training is not None and cell.training.name in failed:
+            reason = f"training: {failed[cell.training.name]}"
+            records.append(_failure(cell, reason, cell.training.log(plan.runs)))
+        elif (outcome := next(outcomes)).error is not None:
+            records.append(_failure(cell, outcome.error, None))
+        else:
+            records.append(_record(plan, cell, outcome.value, geometry))
     return records
 
 
-def _cell_or_failure(plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
-    try:
-        return {"label": cell.row.label, "seed": cell.seed, "error": None, **_cell(plan, cell, out)}
-    except Exception as error:  # any: the other rows must not be lost
-        return _failure(cell, f"{type(error).__name__}: {' '.join(str(error).split())}", None)
-
-
 def _failure(cell: Cell, reason: str, log: Path | None) -> dict[str, Any]:
-    where = "" if log is None else f" (log: {log})"
-    say(f"row '{cell.row.label}', seed {cell.seed}, failed: {reason}{where}")
     return {"label": cell.row.label, "seed": cell.seed, "error": reason, "log": None if log is None else str(log)}
 
 
-def _cell(plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
-    """Return the record of one cell: measured now, or kept from an earlier run."""
-    weights, settings = plan.weights(cell), plan.grid.settings(cell.row)
-    drawn = digest([__version__, file_sha256(weights), settings.model_dump(mode="json"), cell.seed, plan.grid.samples])
-    key = digest([ABLATION_SCHEMA_VERSION, drawn, plan.grid.extractor, plan.reference.fingerprint])
-    finished = FinishedSteps(out / "rows")
-    kept = finished.get(key, key)
-    if kept is None:
-        kept = _measure(plan, cell, weights, out / "samples" / drawn)
-        finished.put(key, key, kept)
-    losses = {} if cell.training is None else final_losses(weights.parent)
-    run = None if cell.training is None else {"run": str(weights.parent), "overrides": list(cell.training.overrides)}
-    return {**kept, "losses": losses, "training": run, "samples": f"samples/{drawn}"}
-
-
-def _measure(plan: Plan, cell: Cell, weights: Path, folder: Path) -> dict[str, Any]:
-    """Sample a cell's images into ``folder``; return how they compare with real ones, and the geometry of the tokens."""
-    settings = plan.grid.settings(cell.row).model_dump()  # all of them: what the weights recommend must not mix in
-    generator = open_generator(weights, settings=settings, device=plan.device)
-    made = generate(generator, folder, n=plan.grid.samples, seed=cell.seed)
-    judge = Judge(plan.grid.reference, plan.grid.reference_limit, plan.grid.extractor)
-    found = judge.judge(open_samples(str(made.folder)), plan.device)
-    scores = [{"name": name, **score, "n_reference": plan.reference.n} for name, score in found.items()]
+def _record(plan: Plan, cell: Cell, found: Mapping[str, Any], geometry: Callable[[Path], Any]) -> dict[str, Any]:
+    """Return the record of a cell: how its images compare with real ones, the geometry of the tokens, how it was trained."""
+    weights = plan.weights(cell)
+    scores = [{"name": name, **score, "n_reference": plan.reference.n} for name, score in found["quality"].items()]
     distance, precision, recall = scores  # in the order of the judge's metrics
+    run = None if cell.training is None else {"run": str(weights.parent), "overrides": list(cell.training.overrides)}
     return {
+        "label": cell.row.label,
+        "seed": cell.seed,
+        "error": None,
         "distance": distance,
         "precision": precision,
         "recall": recall,
-        "geometry": table_statistics(generator.model.table),
-        "sampling": made.record,
+        "geometry": geometry(weights),
+        "sampling": found["sampling"],
+        "losses": {} if cell.training is None else final_losses(weights.parent),
+        "training": run,
+        "samples": found["images"],
     }
 
 

@@ -6,7 +6,7 @@ judge. A killed command continues; a generator, a scale or a seed that is added 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from latentlab.runtime import make_writable, say
 from latentlab.study.training.floors import real_floor, reconstruction_floor
 from latentlab.study.training.generators_report import COMPARISON_SCHEMA_VERSION, draw_figures, write_tables
 from latentlab.study.training.runs import Training, final_losses, held_out_loss, train_all
-from latentlab.study.training.scoring import Judge, Point
-from latentlab.study.training.side_by_side import Outcome, run_side_by_side
+from latentlab.study.training.scoring import Judge, Point, measure_points
+from latentlab.study.training.side_by_side import Outcome
 from mind.ablation import as_overrides
 from mind.comparison import Comparison, Generator
 from mind.compute import parameter_count, step_operations, step_seconds
@@ -248,20 +248,8 @@ def _measure_all(plan: Plan, out: Path, failed: Mapping[str, str]) -> dict[Place
         for place, point in _places(plan).items()
         if plan.entrants[place[0]].trainings[place[1]].name not in failed
     }
-    distinct = list({_name(point): point for point in places.values()}.values())
-    tasks = [partial(point.measure, plan.judge, out, plan.device) for point in distinct]
-
-    def note(number: int, outcome: Outcome) -> None:
-        if outcome.error:
-            say(f"{distinct[number].weights}, {dict(distinct[number].settings)}, failed: {outcome.error}")
-
-    outcomes = run_side_by_side(tasks, plan.jobs, "points", note)
-    by_name = {_name(point): outcome for point, outcome in zip(distinct, outcomes, strict=True)}
-    return {place: by_name[_name(point)] for place, point in places.items()}
-
-
-def _name(point: Point) -> tuple[Any, ...]:
-    return point.weights, tuple(sorted((key, str(value)) for key, value in point.settings.items())), point.seed
+    outcomes = measure_points([*places.values()], plan.judge, out, plan.jobs, plan.device)
+    return dict(zip(places, outcomes, strict=True))
 
 
 def _floors(plan: Plan, out: Path) -> dict[str, Any]:

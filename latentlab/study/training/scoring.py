@@ -1,9 +1,9 @@
 """One point of a study: images drawn from given weights with given settings, judged; computed once and kept."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from latentlab.pixels import Pixels
 from latentlab.quality.evaluation import Evaluation, evaluate
 from latentlab.quality.features import feature_extractor
 from latentlab.quality.image_sets import EvaluationSet, open_reference, open_samples
+from latentlab.runtime import say
+from latentlab.study.training.side_by_side import Outcome, run_side_by_side
 from mind.generate import generate
 from mind.kinds import open_weights
 from mind.open_generator import TokenizerChoice
@@ -102,6 +104,11 @@ class Point:
     seed: int = 0
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
 
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """What tells it from other points of a study."""
+        return self.weights, tuple(sorted((key, str(value)) for key, value in self.settings.items())), self.seed
+
     def open(self, device: str) -> Any:
         """Return the generator, ready to draw.
 
@@ -156,6 +163,28 @@ class Point:
             "decoding_seconds": decoding[median],
             "device": str(device),
         }
+
+
+def measure_points(points: Sequence[Point], judge: Judge, out: Path, jobs: int, device: str) -> list[Outcome]:
+    """Return what became of every point, in order: what `Point.measure` returns, or why it failed, which is said at once.
+
+    Args:
+        points: of which equal ones are drawn once.
+        judge: of all of them.
+        out: where images and numbers are kept.
+        jobs: processes side by side.
+        device: where everything is computed.
+    """
+    distinct = list({point.name: point for point in points}.values())
+    tasks = [partial(point.measure, judge, out, device) for point in distinct]
+
+    def note(number: int, outcome: Outcome) -> None:
+        if outcome.error:
+            say(f"{distinct[number].weights}, {dict(distinct[number].settings)}, failed: {outcome.error}")
+
+    outcomes = run_side_by_side(tasks, jobs, "points", note)
+    by_name = {point.name: outcome for point, outcome in zip(distinct, outcomes, strict=True)}
+    return [by_name[point.name] for point in points]
 
 
 def _wait(device: str) -> None:

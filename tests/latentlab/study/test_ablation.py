@@ -17,10 +17,12 @@ from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.study.training import ablation as ablation_module
 from latentlab.study.training import runs as study_training
+from latentlab.study.training import scoring
 from latentlab.study.training.ablation import plan_ablation, run_ablation
 from latentlab.study.training.ablation_report import print_ablation
 from latentlab.study.training.runs import Training, final_losses
 from mind.ablation import Grid
+from mind.generate import generate
 from mind.mind_recipe import train_mind as train
 
 WEIGHTS = "mind.safetensors"
@@ -141,15 +143,16 @@ def test_everything_is_written(finished: tuple[Path, dict[str, Any]]) -> None:
 
 
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Count what is sampled from now on."""
+    """Name what is sampled from now on by the settings in which the rows differ."""
     calls: list[str] = []
-    original = ablation_module._measure
 
-    def counted(plan: Any, cell: Any, *rest: Any) -> Any:
-        calls.append(cell.row.label)
-        return original(plan, cell, *rest)
+    def counted(generator: Any, *args: Any, **kwargs: Any) -> Any:
+        sphere = "sphere" if generator.model.config.normalise else "no sphere"
+        greedy, eta = generator.settings.greedy_ratio == 1, generator.settings.eta == 0
+        calls.append("eta" if eta else f"{sphere}, greedy" if greedy else sphere)
+        return generate(generator, *args, **kwargs)
 
-    monkeypatch.setattr(ablation_module, "_measure", counted)
+    monkeypatch.setattr(scoring, "generate", counted)
     return calls
 
 
@@ -165,7 +168,7 @@ def test_only_what_is_new_is_computed(
 
     def again(rows: list[dict[str, Any]]) -> dict[str, Any]:
         calls.clear()
-        plan = plan_ablation(grid(small_world / "base.yaml", rows=rows), out / "runs")
+        plan = plan_ablation(grid(small_world / "base.yaml", rows=rows), out / "runs", jobs=1)
         return run_ablation(plan, small_world / "again")
 
     again(kept)
@@ -176,7 +179,7 @@ def test_only_what_is_new_is_computed(
         assert one["values"] == row(results, one["label"])["values"]
     again([{"label": "eta", "sample": {"eta": 0.0}}, *kept, {"label": "a copy"}])
     assert calls == ["eta"]  # the copy of "sphere" is what it is
-    for record in (small_world / "again" / "rows").glob("*.json"):
+    for record in (small_world / "again" / "points").glob("*.json"):
         record.write_text(record.read_text()[:40])
     again(kept[:1])
     assert calls == ["sphere"]
@@ -191,16 +194,15 @@ def test_a_row_that_cannot_be_sampled_costs_no_other(
     weights = Path(row(results, "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
     rows = [{"label": "a"}, {"label": "b", "sample": {"schedule": "cosine"}}]
     plan = plan_ablation(
-        grid(weights, base=None, weights=str(weights), rows=rows, published=None), out / "none", seeds=2
+        grid(weights, base=None, weights=str(weights), rows=rows, published=None), out / "none", seeds=2, jobs=1
     )
-    original = ablation_module.generate
 
     def failing(generator: Any, *args: Any, **kwargs: Any) -> Any:
         if generator.settings.schedule == "cosine" and kwargs["seed"] == 1:
             raise RuntimeError("the disk\nis full")
-        return original(generator, *args, **kwargs)
+        return generate(generator, *args, **kwargs)
 
-    monkeypatch.setattr(ablation_module, "generate", failing)
+    monkeypatch.setattr(scoring, "generate", failing)
     found = run_ablation(plan, small_world / "sampled")
     a, b = found["rows"]
     assert [cell["error"] for cell in (*a["cells"], *b["cells"])] == [
