@@ -14,7 +14,7 @@ ANALYSIS, CLAIMS, PLAN, PICTURES = "analysis.json", "claims.json", "plan.yaml", 
 Records = list[dict[str, Any]]
 """Rows as they stand in a JSON file: any field may be missing."""
 
-_LISTS = ("correlations", "pairs", "prediction", "stability", "noise", "controls", "warnings")
+_LISTS = ("correlations", "pairs", "prediction", "stability", "judges", "noise", "controls", "warnings")
 """Parts of an analysis that the report shows."""
 
 

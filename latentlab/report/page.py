@@ -25,6 +25,7 @@ _ANALYSES = (
     ("Pairs of predictors", "pairs", "target generator guidance first second n r2 r2_adjusted r2_cross_validated"),
     ("Prediction", "prediction", "target generator guidance predictors scheme n r2 rmse spearman"),
     ("Do generators agree?", "stability", "target first second n spearman kendall low high"),
+    ("Do judges agree?", "judges", "first second generator guidance n spearman kendall low high"),
     (
         "Noise of the targets",
         "noise",

@@ -1,7 +1,7 @@
 """The analysis of a study: what goes with quality, how surely, and what to beware of; ``analysis.json``.
 
     table, plan --> points (one per tokenizer and setting) --> correlations, pairs, prediction, mixed
-                                                          \\--> stability, noise, controls, flags
+                                                          \\--> stability, judges, noise, controls, flags
 
 All parts are lists of flat records; a part that could not be computed is absent from its list and named in ``warnings``.
 """
@@ -17,14 +17,14 @@ from latentlab.files import file_sha256, write_text
 from latentlab.study.analysis.controls import control_records
 from latentlab.study.analysis.correlations import correlation_records, mixed_records
 from latentlab.study.analysis.flags import find_flags
-from latentlab.study.analysis.noise import noise_records, stability_records
+from latentlab.study.analysis.noise import judge_records, noise_records, stability_records
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import ALL_ROWS, Points, points, settings
 from latentlab.study.analysis.regressions import pair_records, prediction_records
 from latentlab.study.table import TABLE_KEY, StudyTable
 
 FILE = "analysis.json"
-PARTS = ("correlations", "pairs", "prediction", "stability", "noise", "mixed", "controls", "flags")
+PARTS = ("correlations", "pairs", "prediction", "stability", "judges", "noise", "mixed", "controls", "flags")
 
 
 class _Refusals:
@@ -64,6 +64,7 @@ def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
         found["correlations"] += correlation_records(table, here, cell, refuse)
         found["pairs"] += pair_records(here, cell, refuse)
         found["prediction"] += prediction_records(here, cell, found["pairs"], refuse)
+        found["judges"] += judge_records(here, cell, refuse)
         found["noise"] += noise_records(table, here, cell)
         found["mixed"] += mixed_records(here, cell, refuse) if plan.mixed else []
     found["stability"] += stability_records(plan, cells, refuse)

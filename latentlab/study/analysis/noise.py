@@ -1,4 +1,4 @@
-"""How far targets can be trusted: noise between repeats, and whether settings rank tokenizers alike."""
+"""How far targets can be trusted: noise between repeats, and whether settings and judges rank tokenizers alike."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -9,6 +9,7 @@ from analyses.noise_ceiling import noise_ceiling
 from analyses.ranking_stability import ranking_stability
 from latentlab.errors import UserError
 from latentlab.study.analysis.correlations import Record, Refuse
+from latentlab.study.analysis.flags import dependent_tokenizers
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points, rows_of
 from latentlab.study.table import StudyTable
@@ -20,17 +21,40 @@ def stability_records(plan: AnalysisPlan, cells: Sequence[Points], refuse: Refus
         judged = [cell for cell in cells if cell.known([target])]
         values = {cell.setting: cell.all[target] for cell in judged}
         for first, second in combinations(judged, 2):
-            both = pd.concat([values[first.setting], values[second.setting]], axis=1, join="inner").dropna()
+            both = pd.concat([values[first.setting], values[second.setting]], axis=1, join="inner")
             try:
-                found = ranking_stability(both.iloc[:, 0].to_numpy(float), both.iloc[:, 1].to_numpy(float), plan.seed)
+                found = _agreement(both, plan)
             except UserError as error:
                 refuse(f"ranking by {target} against {second.setting}", first, error)
                 continue
-            low, high = found.interval or (None, None)
-            yield {
-                "target": target, "first": first.setting.facts(), "second": second.setting.facts(), "n": found.n,
-                "spearman": found.spearman, "kendall": found.kendall, "low": low, "high": high,
-            }  # fmt: skip
+            yield {"target": target, "first": first.setting.facts(), "second": second.setting.facts(), **found}
+
+
+def judge_records(plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[Record]:
+    """Yield how alike every two targets rank the tokenizers of a setting, those left out that learned from either judge."""
+    rows = cell.all
+    for first, second in combinations(cell.known(plan.targets), 2):
+        learned = [label for target in (first, second) for label in dependent_tokenizers(plan, target, rows)]
+        try:
+            found = _agreement(rows.drop(index=learned, errors="ignore")[[first, second]], plan)
+        except UserError as error:
+            refuse(f"ranking by {first} against {second}", cell, error)
+            continue
+        yield {
+            "first": first,
+            "second": second,
+            **cell.setting.facts(),
+            **found,
+            "without": list(dict.fromkeys(learned)),
+        }
+
+
+def _agreement(both: pd.DataFrame, plan: AnalysisPlan) -> Record:
+    """Return how alike two columns rank the rows that have both."""
+    known = both.dropna()
+    found = ranking_stability(known.iloc[:, 0].to_numpy(float), known.iloc[:, 1].to_numpy(float), plan.seed)
+    low, high = found.interval or (None, None)
+    return {"n": found.n, "spearman": found.spearman, "kendall": found.kendall, "low": low, "high": high}
 
 
 def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points) -> Iterator[Record]:

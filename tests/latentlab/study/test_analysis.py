@@ -105,6 +105,21 @@ def test_predictions(whole):
     assert all("optimistic" in one["warnings"][0] for one in best) and len(best) == 6 * 4
 
 
+def test_judges_are_compared_over_tokenizers_that_learned_from_neither():
+    """Against scipy's rank correlation of seed means, without the cluster that the second judge's features shaped."""
+    other = "gfd_efficientnet_lite0"
+    study = one_setting()
+    plan = PLAN.model_copy(update={"targets": (TARGET, other)})
+    (found,) = analyse(study, plan)["judges"]
+    rows = study.rows[(study.rows.control == "") & (study.rows.cluster != "repa")]
+    means = rows.groupby("tokenizer")[[TARGET, other]].mean()
+    assert (found["first"], found["second"], found["n"]) == (TARGET, other, len(means))
+    assert found["spearman"] == pytest.approx(stats.spearmanr(means[TARGET], means[other]).statistic, abs=1e-12)
+    assert found["low"] <= found["spearman"] <= found["high"]
+    assert found["without"] == sorted(set(study.rows.tokenizer[study.rows.cluster == "repa"]))
+    assert analyse(study, PLAN)["judges"] == []
+
+
 def test_noise_and_stability(whole):
     """Noise of the target is 0.3 by construction; guidance shifts all tokenizers alike, so rankings agree."""
     found = only(whole["noise"], generator="sit", guidance=1.0)
