@@ -127,7 +127,9 @@ def _open(
         if family and family not in study.rows:
             raise UserError(f"--family: {path} has no column '{family}'")
         plan = AnalysisPlan(**{**stated, **options})
-        return study, plan if options.get("predictors") else plan.of_what_there_is(study)[0]
+        kept, _ = plan.of_what_there_is(study)
+        asked = {name: getattr(plan, name) for name in ("targets", "predictors") if options.get(name)}
+        return study, kept.model_copy(update=asked)  # what was asked for by name is missed, not left out
     if not options.get("targets"):
         raise UserError(
             "say with --target which column of the table is the quality to explain, for example --target gfid"

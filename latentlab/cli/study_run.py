@@ -140,7 +140,10 @@ def _collect(study: "StudyFile", out: Path) -> "StudyTable":
     table = collect(out)
     plan, absent = study.analysis.of_what_there_is(table)
     for name in absent:
-        print(f"not analysed: no tokenizer has {name}, which these images or latents do not allow", file=sys.stderr)
+        print(
+            f"not analysed: no row has {name}: not computed yet, or not to be had of these images or latents",
+            file=sys.stderr,
+        )
     try:
         write_analysis(analyse(table, plan), out / FILE, out / TABLE)
     except UserError as error:  # a small study has a table all the same

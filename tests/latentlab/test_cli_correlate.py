@@ -96,6 +96,8 @@ def test_a_study_follows_its_plan(tmp_path):
         assert {tuple(one["covariates"]) for one in found} == {(), ("psnr",)}
     again = json.loads(run(tmp_path, "--target", "gfd_fashion_classifier", "--method", "pearson", "--json").stdout)
     assert {one["target"] for one in again["correlations"]} == {"gfd_fashion_classifier"}
+    wrong = run(tmp_path, "--target", "gfd_fashion_classifier,gfd_fashion_clasifier")
+    assert wrong.exit_code == 2 and "unknown column 'gfd_fashion_clasifier'" in wrong.stderr
 
 
 def test_settings_and_repeats_of_a_csv(tmp_path):

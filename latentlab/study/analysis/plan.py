@@ -63,11 +63,17 @@ class AnalysisPlan(Settings):
         return self
 
     def of_what_there_is(self, table: StudyTable) -> tuple["AnalysisPlan", list[str]]:
-        """Return the plan without predictors that no tokenizer of a study has, and their names: its latents cannot have them."""
-        absent = [name for name in self.predictors if name not in table.names()]
-        kept = tuple(name for name in self.predictors if name not in absent)
+        """Return the plan without columns that no row of a study has, and their names.
+
+        Predictors that its latents cannot have, and targets of judges that have not judged anything yet; if all of the targets
+        are absent they stay.
+        """
+        there = {*table.names()}
+        targets = tuple(name for name in self.targets if name in there) or self.targets
+        predictors = tuple(name for name in self.predictors if name in there)
+        absent = [name for name in (*self.targets, *self.predictors) if name not in (*targets, *predictors)]
         models = tuple(model for model in self.models if not {*model} & {*absent})
-        return self.model_copy(update={"predictors": kept, "models": models}), absent
+        return self.model_copy(update={"targets": targets, "predictors": predictors, "models": models}), absent
 
     def for_table(self, table: StudyTable) -> "AnalysisPlan":
         """Return the plan with defaults filled in for a table.

@@ -146,6 +146,17 @@ def test_families_are_left_out_as_clusters_are() -> None:
     assert {"leave_one_out", "leave_cluster_out", "leave_family_out"} <= schemes
 
 
+def test_a_judge_that_has_not_judged_yet_costs_no_analysis() -> None:
+    study = example_study()
+    plan, absent = AnalysisPlan(targets=(TARGET, "gfd_later"), predictors=("m_viv",)).of_what_there_is(study)
+    assert absent == ["gfd_later"] and plan.targets == (TARGET,)
+    assert {one["target"] for one in analyse(study, plan)["correlations"]} == {TARGET}
+    alone, absent = AnalysisPlan(targets=("gfd_later",), predictors=("m_viv",)).of_what_there_is(study)
+    with pytest.raises(UserError, match="gfd_later"):
+        analyse(study, alone)
+    assert absent == []
+
+
 def test_a_predictor_that_no_tokenizer_has_costs_no_analysis() -> None:
     study = example_study()
     plan, absent = AnalysisPlan(
