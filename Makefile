@@ -38,7 +38,7 @@ weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 
 study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
 	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
-study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; about 12 hours on two cores, resumed by the same command
+study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; 12 to 18 hours on two cores, resumed by the same command
 	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion
 	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
 
