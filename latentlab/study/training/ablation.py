@@ -100,7 +100,8 @@ def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, devi
         device: where everything is computed.
 
     Raises:
-        UserError: a row that cannot be trained, weights or reference images that are not there, or counts below 1.
+        UserError: a row that cannot be trained, weights, reference images or an extractor that are not there, or
+            counts below 1.
     """
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
@@ -113,7 +114,7 @@ def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, devi
     plan = Plan(grid, tuple(cells), runs, jobs, device)
     if grid.weights is not None:
         find_weights(grid.weights)
-    _ = plan.reference
+    plan.judge.check()
     return plan
 
 

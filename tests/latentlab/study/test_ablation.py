@@ -261,6 +261,7 @@ def test_printed_table_is_plain_text(finished: tuple[Path, dict[str, Any]], caps
         (["hypersfere"], "unknown ablation 'hypersfere'. Did you mean hypersphere"),
         (["schedules", "--set", "sample.stepz=3"], "sampler settings: stepz"),
         (["hypersphere", "--set", "train.optimiser.stepz=3"], "stepz"),
+        (["schedules", "--set", "extractor=fashion-clasifier"], "Did you mean fashion-classifier"),
         (["schedules", "--set", "train.seed=3"], "would train, but the grid samples from weights"),
     ],
 )
