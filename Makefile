@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 GRIDS := components embedding-noise eta guidance-space hypersphere released-vs-paper residual sampling schedules stages
 RESULTS := table.md table.csv results.json figures
 
-.PHONY: demo test lint types check weights weights-mind weights-judge study study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
+.PHONY: demo test lint types check gallery weights weights-mind weights-judge study study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -82,6 +82,9 @@ cards: $(READY)  ## what every measurement means -> docs/metrics.md; all tokeniz
 
 figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py
+
+gallery: $(READY)  ## the page of all pictures of the studies -> figures/gallery
+	$(BIN)/python docs/make_gallery.py
 
 bench: $(READY)  ## every speed and memory claim, ours beside the peer
 	for file in viv sec lnc gmm spatial frechet ifid uniformity encoding everything mind_training mind_sampling mind_flops generators frechet_statistics manifold_metrics correlation; do $(BIN)/python benchmarks/$$file.py || exit 1; done
