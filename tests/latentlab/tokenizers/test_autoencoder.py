@@ -45,6 +45,17 @@ def test_encode_and_decode(kind: str) -> None:
     assert loud.abs().max() == 1 and tokenizer.reconstruct(latents * 1e4).abs().max() > 1
 
 
+@pytest.mark.parametrize("levels", [3, 4, 5])
+@pytest.mark.parametrize("channels", [4, 64])
+def test_shapes_of_every_downsampling(levels: int, channels: int) -> None:
+    factor = 2 ** (levels - 1)
+    tokenizer = build_tokenizer({**SMALL, "ch_mult": (1,) * levels, "z_channels": channels}).eval()
+    latents = tokenizer.encode(torch.zeros(2, 3, 32, 48))
+    assert latents.shape == (2, channels, 32 // factor, 48 // factor)
+    assert tokenizer.decode(latents).shape == (2, 3, 32, 48)
+    assert (tokenizer.spec.layout, tokenizer.spec.downsampling) == ("grid", factor)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_do_not_depend_on_the_batch(kind: str) -> None:
     tokenizer, images = small(kind), pictures(3)

@@ -151,6 +151,19 @@ def test_a_few_steps_lower_the_divergence() -> None:
     assert values[1] < 0.3 * values[0]
 
 
+def test_a_few_steps_lower_the_perceptual_distance() -> None:
+    """That network's distance falls further than with the error of pixels, which it does not know of."""
+    judge = build(config(loss={"perceptual": 1.0, "perceptual_size": 32}))
+
+    @torch.no_grad()
+    def distance(tokenizer: TrainableTokenizer) -> float:
+        judge.model = tokenizer
+        return judge(images(), 0, 0, 4)[1]["perceptual"].item()
+
+    seeing = config(loss={"l1": 0.0, "perceptual": 1.0, "perceptual_size": 32})
+    assert distance(learn(seeing)) < 0.8 * min(distance(learn(config())), distance(build(config()).model))
+
+
 @pytest.mark.parametrize("transform", [Transform("rotate", 1), Transform("flip", -1), Transform("scale", 0.5)])
 def test_a_few_steps_make_the_decoder_follow_the_latent(transform: Transform) -> None:
     """Decoding the transformed latent gives the transformed image, of which nothing was said in plain training."""
