@@ -71,7 +71,7 @@ study-interval: $(READY)  ## guidance in an interval of sampling, three draws ->
 
 study-collapse: $(READY)  ## the bottleneck study, eight images and three seeds with controls -> studies/collapse
 	$(BIN)/latentlab collapse --images 8 --seeds 3 --controls --out runs/collapse
-	mkdir -p studies/collapse && cd runs/collapse && cp -r summary.md results.json figures ../../studies/collapse/
+	mkdir -p studies/collapse/figures && cd runs/collapse && cp summary.md results.json ../../studies/collapse/ && cp figures/*.png ../../studies/collapse/figures/
 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
