@@ -152,7 +152,7 @@ def test_a_few_steps_lower_the_divergence() -> None:
 
 
 def test_a_few_steps_lower_the_perceptual_distance() -> None:
-    """That network's distance falls further than with the error of pixels, which it does not know of."""
+    """Trained on it alone, it falls further than when the error of pixels is trained on, and below the start."""
     judge = build(config(loss={"perceptual": 1.0, "perceptual_size": 32}))
 
     @torch.no_grad()
