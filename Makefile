@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 GRIDS := components embedding-noise eta guidance-space hypersphere released-vs-paper residual sampling schedules stages
 RESULTS := table.md table.csv results.json figures
 
-.PHONY: demo test lint types check gallery weights weights-mind weights-judge study study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
+.PHONY: demo test lint types check gallery weights weights-mind weights-judge study study-archive study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
 
 demo: $(READY)  ## measure the embedded IBQ tokenizer on 4,000 images of Fashion-MNIST
 	$(BIN)/latentlab analyze --tokenizer ibq --limit 4000
@@ -38,9 +38,13 @@ weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 
 study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
 	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
-study: $(READY)  ## the reference study of tokenizers -> studies/diffusability; 12 to 18 hours on two cores, resumed by the same command
-	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion
+study: $(READY)  ## the reference study of tokenizers -> studies/diffusability, from the cells kept there (FRESH=1: from nothing, 8 to 18 hours of two cores)
+	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion $(if $(FRESH),,--archive studies/diffusability/cells)
+	$(BIN)/latentlab study archive runs/study-fashion --to studies/diffusability/cells
 	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
+
+study-archive: $(READY)  ## keep the cells that an interrupted `make study` has finished -> studies/diffusability/cells
+	$(BIN)/latentlab study archive runs/study-fashion --to studies/diffusability/cells
 
 compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
 	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --set ifid.extractor=fashion-classifier --set reconstruction.extractor=fashion-classifier --out runs/compare-embedded

@@ -77,6 +77,7 @@ def generators(
 app.command()(study_run.run)
 app.command()(study_run.status)
 app.command()(study_run.table)
+app.command()(study_run.archive)
 app.command()(study_run.plot)
 app.command()(study_run.report)
 app.command()(study_predictor.predictor)

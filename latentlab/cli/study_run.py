@@ -42,6 +42,12 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the study (samples=500); may be repeated."),
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive", metavar="DIR", help="Finished cells of another sitting: see `latentlab study archive`."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what is to be done and about how long it takes.")
     ] = False,
@@ -55,12 +61,14 @@ def run(
     if workers is not None:
         at_least("--workers", workers, 1)
     check_folder("--out", out)
+    check_folder("--archive", archive)
     if engine not in ("local", "ray"):
         raise UserError(f"--engine must be local or ray, got '{engine}'")
     if ray_address is not None and engine != "ray":
         raise UserError("--ray-address goes with --engine ray")
 
     from latentlab.encoding import slug
+    from latentlab.study.archive import Archive, restore
     from latentlab.study.cells.graph import build_graph
     from latentlab.study.engine.report import print_plan
     from latentlab.study.engine.run import check_resources, only_one, planned, run_cells
@@ -69,8 +77,10 @@ def run(
     study = load_study(file, overrides or [])
     graph = build_graph(study)
     place = out or _RUNS / f"study-{slug(file.stem)}"
+    archived = None if archive is None else Archive(archive)
     if dry_run:
-        schedule, chosen = planned(graph, place), _engine(engine, study, workers, ray_address)
+        schedule = planned(graph, place, () if archived is None else archived.keys)
+        chosen = _engine(engine, study, workers, ray_address)
         try:
             check_resources(study, schedule, chosen)
             print_plan(schedule, int(chosen.workers))
@@ -79,6 +89,8 @@ def run(
         return
     with only_one(place):  # from the plan to the figures: a second run must not change what this one stands on
         _write_plan(study, graph, place)
+        if archived is not None:
+            print(f"{restore(graph, place, archived)} cells taken from {archive}")
         schedule = run_cells(study, graph, place, _engine(engine, study, workers, ray_address))
         _conclude(study, schedule, place)
 
@@ -174,6 +186,24 @@ def table(folder: Folder) -> None:
     found = _collect(load_study(folder / "plan.yaml"), folder)
     unfinished = int((found.rows["error"] != "").sum())
     print(f"table  {folder / 'results.csv'} ({len(found.rows)} rows, {unfinished} of them unfinished)")
+
+
+def archive(
+    folder: Folder,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder of the archives; those in it are added to.")],
+) -> None:
+    """Keep what the finished cells found: one zip per tokenizer, for `latentlab study run --archive` on any machine.
+
+    Weights, latents and samples are left out; a cell whose files an unfinished one needs is done again there.
+    """
+    from latentlab.study.archive import write_archive
+    from latentlab.study.cells.cell import Graph
+    from latentlab.study.plan_file import load_study
+
+    check_folder("--to", to)
+    graph = Graph.read(folder)
+    files = write_archive(load_study(folder / "plan.yaml"), graph, folder, to)
+    print(f"archive  {to} ({len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB)")
 
 
 def plot(folder: Folder) -> None:

@@ -12,7 +12,7 @@ from latentlab.errors import UserError
 from latentlab.files import atomic_path, read_json, write_json
 from latentlab.study.cells.cell import Cell, Graph, Row
 from latentlab.study.cells.process import DONE
-from latentlab.study.cells.state import CellState, result_of, states
+from latentlab.study.cells.state import CellState, is_restored, result_of, states
 from latentlab.study.collect_columns import IDENTITY, plain_name, values_of
 from latentlab.study.table import Column, StudyTable
 
@@ -124,27 +124,34 @@ def _write_floors(graph: Graph, found: _Collected) -> None:
 
 
 def _copy_files(graph: Graph, found: _Collected) -> None:
-    """Copy pictures, and details of measurements, of the first row of every tokenizer and of each of its generators.
+    """Copy pictures and details of measurements; remove those of an earlier plan, or of settings that have changed since."""
+    kept = shown_files(graph, found.out, found.known)
+    for place, (cell, name) in kept.items():
+        _copy(cell.folder(found.out) / name, found.out / place)
+    for folder in (PICTURES, DETAILS):
+        for file in (found.out / folder).rglob("*"):
+            if file.is_file() and str(file.relative_to(found.out)) not in kept:
+                file.unlink()
 
-    Those of an earlier plan, or of settings that have changed since, are removed.
+
+def shown_files(graph: Graph, out: Path, known: Mapping[str, CellState]) -> dict[str, tuple[Cell, str]]:
+    """Return which files of finished cells figures and reports show: place in the study's folder -> cell, name in its folder.
+
+    They are those of the first row of every tokenizer and of each of its generators.
     """
-    seen: set[tuple[str, str]] = set()
+    shown: dict[str, tuple[Cell, str]] = {}
     for row in graph.rows:
         tokenizer, generator = str(row.identity["tokenizer"]), str(row.identity["generator"])
         for role, cell in row.cells.items():
-            name = _place(role, tokenizer, generator)
-            if name is None or found.known[cell.key].state != "done" or (tokenizer, name[1]) in seen:
+            wanted = _place(role, tokenizer, generator)
+            if wanted is None or known[cell.key].state != "done" or wanted[1] in shown:
                 continue
-            key, place = name
-            told = found.result(cell).get(key)
-            if told is not None:
-                seen.add((tokenizer, place))
-                _copy(cell.folder(found.out) / told, found.out / place)
-    kept = {found.out / place for _, place in seen}
-    for folder in (PICTURES, DETAILS):
-        for file in (found.out / folder).rglob("*"):
-            if file.is_file() and file not in kept:
-                file.unlink()
+            key, place = wanted
+            folder = cell.folder(out)
+            name = result_of(folder).get(key)
+            if name is not None and ((folder / name).is_file() or not is_restored(folder)):
+                shown[place] = (cell, name)
+    return shown
 
 
 def _place(role: str, tokenizer: str, generator: str) -> tuple[str, str] | None:

@@ -83,6 +83,15 @@ class Graph:
     owners: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def users(self) -> dict[str, list[Cell]]:
+        """Key -> the cells that need it."""
+        users: dict[str, list[Cell]] = {cell.key: [] for cell in self.cells}
+        for cell in self.cells:
+            for need in cell.needs.values():
+                users[need.key].append(cell)
+        return users
+
     def write(self, out: Path) -> None:
         """Write ``graph.json``, from which `read` makes the graph again without looking at images or configurations."""
         rows = [

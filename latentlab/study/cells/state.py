@@ -1,7 +1,7 @@
 """What became of the cells of a study, as their folders tell: readable while it runs, and without torch."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,9 @@ State = Literal["done", "running", "waiting", "failed", "blocked"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "blocked")
 
 FAILED = "failed.json"
+
+RESTORED = "restored"
+"""Set in the ``done.json`` of a cell that was taken from an archive: what it found is there, not all that it made."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,31 @@ def is_done(folder: Path) -> bool:
     return (folder / DONE).is_file()
 
 
+def is_restored(folder: Path) -> bool:
+    """Return whether the finished cell in a folder came from an archive, without its weights, latents or samples."""
+    return bool(read_json(folder / DONE).get(RESTORED, False))
+
+
+def settled(graph: Graph, out: Path, archived: Collection[str] = ()) -> set[str]:
+    """Return the keys of the cells that need not be done.
+
+    These are the finished ones; of those with their results alone only what no unfinished cell needs.
+
+    Args:
+        graph: the cells.
+        out: folder of the study.
+        archived: keys of cells in an archive (see `latentlab.study.archive`).
+    """
+    found: set[str] = set()
+    for cell in reversed(graph.cells):  # each after those that need it
+        folder = cell.folder(out)
+        done = is_done(folder)
+        whole = done and not is_restored(folder)
+        if whole or ((done or cell.key in archived) and all(user.key in found for user in graph.users[cell.key])):
+            found.add(cell.key)
+    return found
+
+
 def result_of(folder: Path) -> dict[str, Any]:
     """Return what the stage of a finished cell returned.
 
@@ -48,6 +76,8 @@ def prepare(cell: Cell, out: Path) -> Path:
     """Write ``cell.json`` and forget an earlier failure; return the folder."""
     folder = cell.folder(out)
     write_json(folder / CELL, cell.told())
+    if is_done(folder) and is_restored(folder):  # and now its files are needed
+        (folder / DONE).unlink()
     (folder / FAILED).unlink(missing_ok=True)
     return folder
 

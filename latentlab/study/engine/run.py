@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from latentlab.errors import UserError
 from latentlab.run_folder import stop_signal
 from latentlab.study.cells.cell import Cell, Graph
 from latentlab.study.cells.process import DONE, INTERRUPTED, LOG
-from latentlab.study.cells.state import is_done, note_failure, prepare
+from latentlab.study.cells.state import is_done, note_failure, prepare, settled
 from latentlab.study.engine.board import Board
 from latentlab.study.engine.estimate import Durations
 from latentlab.study.engine.local import Ended, Engine, Job
@@ -22,10 +22,9 @@ _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 2.0
 
 
-def planned(graph: Graph, out: Path) -> Schedule:
-    """Return the cells of a study with those that are done; failed ones get another chance."""
-    done = {cell.key for cell in graph.cells if is_done(cell.folder(out))}
-    return Schedule(graph, Durations.of_study(out), done)
+def planned(graph: Graph, out: Path, archived: Collection[str] = ()) -> Schedule:
+    """Return the cells of a study with those that need not be done (see `settled`); failed ones get another chance."""
+    return Schedule(graph, Durations.of_study(out), settled(graph, out, archived))
 
 
 def run_cells(study: StudyFile, graph: Graph, out: Path, engine: Engine) -> Schedule:

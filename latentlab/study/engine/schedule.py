@@ -31,17 +31,15 @@ class Schedule:
     blocked: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._users: dict[str, list[Cell]] = {cell.key: [] for cell in self.graph.cells}
-        for cell in self.graph.cells:
-            for need in cell.needs.values():
-                self._users[need.key].append(cell)
         self._order = self._ranks()
 
     def _ranks(self) -> dict[str, tuple[float, int, float]]:
         """Return what cells are sorted by: the longest chain of their tokenizer, its place, the chain that hangs on them."""
         ahead: dict[str, float] = {}
         for cell in reversed(self.graph.cells):
-            ahead[cell.key] = self._rest(cell) + max((ahead[user.key] for user in self._users[cell.key]), default=0.0)
+            ahead[cell.key] = self._rest(cell) + max(
+                (ahead[user.key] for user in self.graph.users[cell.key]), default=0.0
+            )
         behind: dict[str, float] = {}
         longest: dict[int, float] = {}
         for cell in self.graph.cells:
@@ -71,11 +69,11 @@ class Schedule:
 
         Only cells that nothing waits for do, of one tokenizer, and up to a minute of them.
         """
-        if self._users[first.key]:
+        if self.graph.users[first.key]:
             return (first,)
         company, seconds = [first], self.durations.estimate(first)
         for cell in ready:
-            alike = self.graph.owners[cell.key] == self.graph.owners[first.key] and not self._users[cell.key]
+            alike = self.graph.owners[cell.key] == self.graph.owners[first.key] and not self.graph.users[cell.key]
             longer = seconds + self.durations.estimate(cell)
             if alike and cell is not first and longer <= _TOGETHER_SECONDS:
                 company.append(cell)
@@ -85,12 +83,12 @@ class Schedule:
     def give_up(self, cell: Cell, reason: str) -> None:
         """Note a failed cell, and block all that need it."""
         self.failed[cell.key] = reason
-        waiting = list(self._users[cell.key])
+        waiting = list(self.graph.users[cell.key])
         while waiting:
             user = waiting.pop()
             if user.key not in self.blocked:
                 self.blocked[user.key] = cell.key
-                waiting += self._users[user.key]
+                waiting += self.graph.users[user.key]
 
     def left(self) -> list[Cell]:
         """Return the cells that will still be done."""
