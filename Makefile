@@ -7,6 +7,8 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 GRIDS := components embedding-noise eta guidance-space hypersphere released-vs-paper residual sampling schedules stages
+STUDY := runs/study-fashion$(if $(FRESH),-fresh)
+CELLS := studies/diffusability/cells
 RESULTS := table.md table.csv results.json figures
 
 .PHONY: demo test lint types check gallery weights weights-mind weights-judge study study-archive study-smoke study-mind study-generators study-interval study-masking study-collapse compare-zoo claims scores cards figures bench clean
@@ -39,12 +41,12 @@ study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
 	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
 study: $(READY)  ## the reference study of tokenizers -> studies/diffusability, from the cells kept there (FRESH=1: from nothing, 8 to 18 hours of two cores)
-	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out runs/study-fashion $(if $(FRESH),,--archive studies/diffusability/cells)
-	$(BIN)/latentlab study archive runs/study-fashion --to studies/diffusability/cells
-	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r runs/study-fashion/$$file studies/diffusability/ || exit 1; done
+	$(BIN)/latentlab study run studies/diffusability/fashion.yaml --out $(STUDY) $(if $(FRESH),,$(if $(wildcard $(CELLS)/*.zip),--archive $(CELLS)))
+	$(BIN)/latentlab study archive $(STUDY) --to $(CELLS)
+	for file in results.csv columns.json analysis.json plan.yaml figures; do cp -r $(STUDY)/$$file studies/diffusability/ || exit 1; done
 
-study-archive: $(READY)  ## keep the cells that an interrupted `make study` has finished -> studies/diffusability/cells
-	$(BIN)/latentlab study archive runs/study-fashion --to studies/diffusability/cells
+study-archive: $(READY)  ## keep the cells that an interrupted `make study` (FRESH=1: that one) has finished -> studies/diffusability/cells
+	$(BIN)/latentlab study archive $(STUDY) --to $(CELLS)
 
 compare-zoo: $(READY)  ## the embedded tokenizers beside each other -> studies/embedded; about half an hour
 	$(BIN)/latentlab compare --tokenizers ae,kl,eq,vavae,lmr,vq,ibq,maetok --limit 4000 --set ifid.extractor=fashion-classifier --set reconstruction.extractor=fashion-classifier --out runs/compare-embedded

@@ -79,7 +79,7 @@ def run(
     place = out or _RUNS / f"study-{slug(file.stem)}"
     archived = None if archive is None else Archive(archive)
     if dry_run:
-        schedule = planned(graph, place, () if archived is None else archived.keys)
+        schedule = planned(graph, place, () if archived is None else archived.keys(graph))
         chosen = _engine(engine, study, workers, ray_address)
         try:
             check_resources(study, schedule, chosen)

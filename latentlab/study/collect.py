@@ -11,8 +11,8 @@ import pandas as pd
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, read_json, write_json
 from latentlab.study.cells.cell import Cell, Graph, Row
-from latentlab.study.cells.process import DONE
-from latentlab.study.cells.state import CellState, is_restored, result_of, states
+from latentlab.study.cells.process import DONE, is_whole
+from latentlab.study.cells.state import CellState, result_of, states
 from latentlab.study.collect_columns import IDENTITY, plain_name, values_of
 from latentlab.study.table import Column, StudyTable
 
@@ -137,7 +137,11 @@ def _copy_files(graph: Graph, found: _Collected) -> None:
 def shown_files(graph: Graph, out: Path, known: Mapping[str, CellState]) -> dict[str, tuple[Cell, str]]:
     """Return which files of finished cells figures and reports show: place in the study's folder -> cell, name in its folder.
 
-    They are those of the first row of every tokenizer and of each of its generators.
+    They are those of the first row of every tokenizer and of each of its generators, of restored cells of the first that has
+    them: archives hold only what was shown.
+
+    Raises:
+        UserError: a result names a file that is not its cell's.
     """
     shown: dict[str, tuple[Cell, str]] = {}
     for row in graph.rows:
@@ -149,7 +153,11 @@ def shown_files(graph: Graph, out: Path, known: Mapping[str, CellState]) -> dict
             key, place = wanted
             folder = cell.folder(out)
             name = result_of(folder).get(key)
-            if name is not None and ((folder / name).is_file() or not is_restored(folder)):
+            if name is None:
+                continue
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{folder} names a file outside, {name}: delete the folder and run the study again")
+            if (folder / name).is_file() or is_whole(folder):
                 shown[place] = (cell, name)
     return shown
 

@@ -26,6 +26,9 @@ from latentlab.study.stages.known import STAGES
 
 CELL, RESULT, DONE, ATTEMPTS, LOG = "cell.json", "result.json", "done.json", "attempts.json", "log.txt"
 
+RESTORED = "restored"
+"""Set in the ``done.json`` of a cell that was taken from an archive: what it found is there, not all that it made."""
+
 INTERRUPTED = 130
 """Exit status of a cell that was asked to stop and has saved what it had."""
 
@@ -81,6 +84,20 @@ class CellRun:
         return cls(folder, told["settings"], told["places"], needs, device)
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether the cell in a folder is done and has all its files: a restored one has its results alone.
+
+    Raises:
+        UserError: its ``done.json`` is damaged.
+    """
+    if not (folder / DONE).is_file():
+        return False
+    told = read_json(folder / DONE)
+    if not isinstance(told, dict):
+        raise UserError(f"{folder / DONE} is damaged: delete it, and the cell is done again")
+    return not told.get(RESTORED, False)
+
+
 def run_cell(folder: Path, device: str, began: float) -> int:
     """Do the cell in ``folder`` unless it is done; return the exit status.
 
@@ -95,7 +112,7 @@ def run_cell(folder: Path, device: str, began: float) -> int:
 
     _write_output_to(folder / LOG)
     with WeakFileLock(folder / ".lock"):  # of two processes for one cell the second finds it done
-        if (folder / DONE).exists():
+        if is_whole(folder):
             return 0
         before = _note_attempt(folder)
         try:

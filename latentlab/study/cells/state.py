@@ -9,15 +9,12 @@ from typing import Any, Literal
 from latentlab.errors import UserError
 from latentlab.files import read_json, write_json
 from latentlab.study.cells.cell import Cell, Graph
-from latentlab.study.cells.process import ATTEMPTS, CELL, DONE, RESULT
+from latentlab.study.cells.process import ATTEMPTS, CELL, DONE, RESULT, is_whole
 
 State = Literal["done", "running", "waiting", "failed", "blocked"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "blocked")
 
 FAILED = "failed.json"
-
-RESTORED = "restored"
-"""Set in the ``done.json`` of a cell that was taken from an archive: what it found is there, not all that it made."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +35,11 @@ def is_done(folder: Path) -> bool:
     return (folder / DONE).is_file()
 
 
-def is_restored(folder: Path) -> bool:
-    """Return whether the finished cell in a folder came from an archive, without its weights, latents or samples."""
-    return bool(read_json(folder / DONE).get(RESTORED, False))
-
-
 def settled(graph: Graph, out: Path, archived: Collection[str] = ()) -> set[str]:
     """Return the keys of the cells that need not be done.
 
-    These are the finished ones; of those with their results alone only what no unfinished cell needs.
+    A finished cell need not. One of which only the results are here (restored, or in an archive) need not if no cell that needs
+    it is to be done.
 
     Args:
         graph: the cells.
@@ -56,9 +49,8 @@ def settled(graph: Graph, out: Path, archived: Collection[str] = ()) -> set[str]
     found: set[str] = set()
     for cell in reversed(graph.cells):  # each after those that need it
         folder = cell.folder(out)
-        done = is_done(folder)
-        whole = done and not is_restored(folder)
-        if whole or ((done or cell.key in archived) and all(user.key in found for user in graph.users[cell.key])):
+        known = is_done(folder) or cell.key in archived
+        if is_whole(folder) or (known and all(user.key in found for user in graph.users[cell.key])):
             found.add(cell.key)
     return found
 
@@ -76,8 +68,6 @@ def prepare(cell: Cell, out: Path) -> Path:
     """Write ``cell.json`` and forget an earlier failure; return the folder."""
     folder = cell.folder(out)
     write_json(folder / CELL, cell.told())
-    if is_done(folder) and is_restored(folder):  # and now its files are needed
-        (folder / DONE).unlink()
     (folder / FAILED).unlink(missing_ok=True)
     return folder
 

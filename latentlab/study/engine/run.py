@@ -9,8 +9,8 @@ from pathlib import Path
 from latentlab.errors import UserError
 from latentlab.run_folder import stop_signal
 from latentlab.study.cells.cell import Cell, Graph
-from latentlab.study.cells.process import DONE, INTERRUPTED, LOG
-from latentlab.study.cells.state import is_done, note_failure, prepare, settled
+from latentlab.study.cells.process import DONE, INTERRUPTED, LOG, is_whole
+from latentlab.study.cells.state import note_failure, prepare, settled
 from latentlab.study.engine.board import Board
 from latentlab.study.engine.estimate import Durations
 from latentlab.study.engine.local import Ended, Engine, Job
@@ -129,7 +129,7 @@ class _Run:
         undone = []
         for cell in cells:
             folder = cell.folder(self._out)
-            if is_done(folder):
+            if is_whole(folder):
                 self._schedule.done.add(cell.key)
                 self._schedule.durations.note_file(folder / DONE)
                 self._board.finished(cell)

@@ -86,7 +86,7 @@ class Schedule:
         waiting = list(self.graph.users[cell.key])
         while waiting:
             user = waiting.pop()
-            if user.key not in self.blocked:
+            if user.key not in self.blocked and user.key not in self.done:
                 self.blocked[user.key] = cell.key
                 waiting += self.graph.users[user.key]
 

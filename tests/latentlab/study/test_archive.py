@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from latentlab.cli.main import app
 from latentlab.errors import UserError
 from latentlab.study.archive import Archive, restore, write_archive
-from latentlab.study.cells.state import RESTORED
+from latentlab.study.cells.process import RESTORED
 from latentlab.study.collect import collect
+from latentlab.study.engine.report import status_of
 from latentlab.study.engine.run import planned
 
-from .engine_world import opened, run_study, tiny_study
+from .engine_world import opened, run_study, tiny_study, written
 
 AE, MIXED = tiny_study()["tokenizers"]
 SIT = tiny_study()["generators"][0]
@@ -111,7 +112,7 @@ def test_a_plan_that_needs_files_takes_only_the_rest(archive: Path, tmp_path: Pa
     taken = {cell.title for cell in graph.cells if (cell.folder(tmp_path / "out") / "done.json").is_file()}
     assert "measure rmsc of ae" in taken and "train ae" not in taken and "train sit (seed 0) on mixed" not in taken
     assert len(planned(graph, tmp_path / "out").left()) == len(graph.cells) - count
-    assert len(planned(graph, tmp_path / "elsewhere", Archive(archive).keys).left()) == len(graph.cells) - count
+    assert len(planned(graph, tmp_path / "elsewhere", Archive(archive).keys(graph)).left()) == len(graph.cells) - count
 
 
 def test_the_same_cells_make_the_same_bytes(finished: Path, archive: Path, tmp_path: Path) -> None:
@@ -125,18 +126,44 @@ def test_the_same_cells_make_the_same_bytes(finished: Path, archive: Path, tmp_p
     assert contents(tmp_path / "restored") == contents(archive)
 
 
-def test_sittings_add_up(finished: Path, archive: Path, tmp_path: Path) -> None:
-    """Cells that another machine has archived stay; those of tokenizers that are no longer in the study do not."""
-    study, graph = opened(tmp_path, STUDY)
-    alone, only_ae = opened(tmp_path / "alone", {**STUDY, "tokenizers": [AE]})
+def test_archiving_only_adds(archive: Path, tmp_path: Path) -> None:
+    """What another sitting or plan has archived stays, pictures that this one does not have included."""
+    _, graph = opened(tmp_path, STUDY)
+    alone, only_ae = opened(
+        tmp_path / "alone", {**STUDY, "tokenizers": [AE], "generators": [{**SIT, "guidance": [2.0]}]}
+    )
     restore(only_ae, tmp_path / "out", Archive(archive))
     place = tmp_path / "archive"
     place.mkdir()
     (place / "mixed.zip").write_bytes((archive / "mixed.zip").read_bytes())
-    write_archive(study, graph, tmp_path / "out", place)
+    assert [file.name for file in write_archive(alone, only_ae, tmp_path / "out", place)] == ["ae.zip"]
+    assert sorted(contents(place)) == ["ae.zip", "mixed.zip"]
+    (place / "ae.zip").write_bytes((archive / "ae.zip").read_bytes())
+    write_archive(alone, only_ae, tmp_path / "out", place)
     assert contents(place) == contents(archive)
-    files = write_archive(alone, only_ae, tmp_path / "out", place)
-    assert [file.name for file in files] == ["ae.zip"]
+    assert Archive(place).keys(graph) == {cell.key for cell in graph.cells}
+
+
+def test_a_redo_that_fails_costs_nothing_that_was_known(archive: Path, tmp_path: Path) -> None:
+    """A training that is done again for an added scale, and cannot be: rows that were complete stay so, and status is honest."""
+    out = tmp_path / "out"
+    _, graph = opened(tmp_path, STUDY)
+    restore(graph, out, Archive(archive))
+    graph.write(out)
+    assert status_of(out)["done"] == 29
+    _, wider = opened(tmp_path, WIDER)
+    wider.write(out)
+    told = status_of(out)
+    assert told["stages"]["train_tokenizer"]["waiting"] == 1 and told["stages"]["measure"]["done"] == 2
+    assert told["rows_done"] == 0 and told["seconds_of_work_left"] > 0  # of every row a training is to be done again
+    (cell,) = (cell for cell in wider.cells if cell.stage == "train_tokenizer")
+    (cell.folder(out) / "run").write_text("in the way of the training")
+    schedule, started = run_study(tmp_path, WIDER)
+    assert started == ["train ae", "train ae"] and list(schedule.failed) == [cell.key]
+    rows = collect(out).rows
+    assert (rows.loc[rows["guidance"] < 3, "error"] == "").all()
+    blocked = {cell.title for cell in wider.cells if cell.key in schedule.blocked}
+    assert "sample sit on mixed, guidance 3" in blocked and not any("guidance 1" in title for title in blocked)
 
 
 def test_the_command_archives(finished: Path, archive: Path, tmp_path: Path) -> None:
@@ -161,7 +188,20 @@ def test_nothing_to_archive_or_to_take(tmp_path: Path) -> None:
     assert len(result.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["../../evil.json", "/etc/passwd", "evil.json", "a/b\\..\\c/d", "a/../b/c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil.json",
+        "/etc/passwd",
+        "evil.json",
+        "sample/key\\..\\c/d",
+        "sample/../b/c",
+        "sample/key/../../../c",
+        "sample/key//etc/passwd",
+        "sample/key/C:evil",
+        "unknown/key/result.json",
+    ],
+)
 def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ae.zip", "w") as zipped:
         zipped.writestr(name, "{}")
@@ -169,15 +209,67 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> Non
         Archive(tmp_path)
 
 
+def changed(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    """Write a zip file with other contents; None leaves a member out."""
+    with zipfile.ZipFile(source) as zipped, zipfile.ZipFile(target, "w") as other:
+        for name in zipped.namelist():
+            if (content := change(name, zipped.read(name))) is not None:
+                other.writestr(name, content)
+
+
+@pytest.mark.parametrize("lost", ["cell.json", "result.json", "done.json"])
+@pytest.mark.parametrize("left", [None, b"nope", b"[1]"])
+def test_cells_that_lack_a_file_are_refused(lost: str, left: bytes | None, archive: Path, tmp_path: Path) -> None:
+    changed(archive / "ae.zip", tmp_path / "ae.zip", lambda name, whole: left if name.endswith(lost) else whole)
+    with pytest.raises(UserError, match=f"lacks {lost} of the cell"):
+        restore(opened(tmp_path, STUDY)[1], tmp_path / "out", Archive(tmp_path))
+
+
 def test_damaged_archives_are_refused(archive: Path, tmp_path: Path) -> None:
+    """Cut off, or any byte changed: an error in words, unless the byte says nothing."""
     whole = (archive / "ae.zip").read_bytes()
     (tmp_path / "ae.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a readable archive of a study"):
         Archive(tmp_path)
-    _, graph = opened(tmp_path, STUDY)
-    with zipfile.ZipFile(archive / "ae.zip") as zipped, zipfile.ZipFile(tmp_path / "ae.zip", "w") as lacking:
-        for name in zipped.namelist():
-            if not name.endswith("result.json"):
-                lacking.writestr(name, zipped.read(name))
-    with pytest.raises(UserError, match=r"lacks result\.json of the cell"):
-        restore(graph, tmp_path / "out", Archive(tmp_path))
+    refused = 0
+    for place in range(0, len(whole), len(whole) // 60):
+        (tmp_path / "ae.zip").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            Archive(tmp_path)
+        except UserError:
+            refused += 1
+    assert refused > 40
+
+
+def test_results_that_name_files_elsewhere_are_refused(archive: Path, tmp_path: Path) -> None:
+    """An archive is somebody else's file: it must not bring pages to show what lies elsewhere on this machine."""
+    evil = {"samples": "samples", "grid": "/etc/hostname", "n": 12, "record": {}}
+    changed(
+        archive / "ae.zip", tmp_path / "ae.zip",
+        lambda name, whole: json.dumps(evil).encode() if "sample/" in name and name.endswith("result.json") else whole,
+    )  # fmt: skip
+    study, graph = opened(tmp_path, {**STUDY, "tokenizers": [AE]})
+    restore(graph, tmp_path / "out", Archive(tmp_path))
+    graph.write(tmp_path / "out")
+    with pytest.raises(UserError, match="names a file outside, /etc/hostname"):
+        collect(tmp_path / "out")
+    with pytest.raises(UserError, match="names a file outside, /etc/hostname"):
+        write_archive(study, graph, tmp_path / "out", tmp_path / "kept")
+
+
+def test_an_archive_of_something_else_is_named(archive: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, {**STUDY, "limit": 63, "tokenizers": [{**AE, "seeds": [5]}]})
+    for more in ([], ["--dry-run"]):
+        command = ["study", "run", str(file), "--out", str(tmp_path / "out"), "--archive", str(archive), *more]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2 and "knows no cell of this study" in result.output
+        assert len(result.output.splitlines()) == 1
+
+
+def test_a_picture_that_is_gone_is_named(archive: Path, tmp_path: Path) -> None:
+    study, graph = opened(tmp_path, STUDY)
+    restore(graph, tmp_path / "out", Archive(archive))
+    cell = next(cell for cell in graph.cells if cell.stage == "measure")
+    (cell.folder(tmp_path / "out") / "result.json").unlink()
+    with pytest.raises(UserError, match=r"result\.json"):
+        write_archive(study, graph, tmp_path / "out", tmp_path / "kept")
