@@ -55,8 +55,8 @@ within 20 % of each other, and the intervals of all overlap. Codes are no obstac
 (`vq` was at 2.59 times the distance of `ae` after 2,000 steps), and in `ibq` lighter losses of the codes: with commitment 1 and
 entropy 0.1, four and five times those of now, it was at 1.6 times after 8,000. Nor is an encoder that learned from images half of
 which was hidden, and was then frozen: with patches of 4x4 pixels `maetok` is matched, with 8x8, after as many steps of either
-stage, it was at 3.12 times. What is matched is this distance: in PSNR and ST-LPIPS `maetok`, `ibq` and `vq` remain behind the other
-five.
+stage, it was at 3.12 times. What is matched is this distance: in PSNR and ST-LPIPS `maetok`, `ibq` and `vq` remain behind the
+other five.
 
 """
 
