@@ -73,8 +73,19 @@ def draw_floors(panels: Sequence[Axes], floors: Mapping[str, float]) -> None:
     for axes in panels:
         for value in floors.values():
             axes.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for name, value in floors.items():
+    for name, value in _named_together(floors).items():
         panels[-1].annotate(
             name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=8.5, color=GREY,
             parse_math=False,
         )  # fmt: skip
+
+
+def _named_together(floors: Mapping[str, float]) -> dict[str, float]:
+    """Return what to write where: floors within a fifth share a line of text, as their names would cover each other."""
+    groups: list[list[str]] = []
+    for name in sorted(floors, key=lambda name: floors[name]):
+        if groups and floors[name] <= 1.2 * floors[groups[-1][0]]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return {", ".join(names): floors[names[-1]] for names in groups}

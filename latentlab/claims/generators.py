@@ -8,6 +8,9 @@ from latentlab.claims.verdict import Effect, Judgement, short
 
 _NAMES = {"mind": "MIND", "sit": "SiT", "dit": "DiT"}
 
+_LEVEL_FLOORS = 1.2
+"""Reconstructions within a fifth of each other count as equally good, as those of the embedded tokenizers do."""
+
 
 # --- C9 ---------------------------------------------------------------------------------------------------------------
 
@@ -50,16 +53,19 @@ def _with_interval(score: Score) -> str:
 
 
 def _floors(found: Comparison, entrants: dict[str, Entrant]) -> list[str]:
-    """Say what perfect latents of each tokenizer would score: generators of different tokenizers do not start level."""
-    told: dict[str, str] = {}
+    """Say what perfect latents of each tokenizer would score: where generators start from."""
+    told: dict[str, float] = {}
     for one in entrants.values():
         scores = found.floors.get(f"reconstructions of {one.tokenizer}", {})
         if score := next((s for name, s in scores.items() if name.startswith(("fd_", "fid"))), None):
-            told[str(one.tokenizer)] = short(score.value)
-    listed = ", ".join(f"{tokenizer} {value}" for tokenizer, value in told.items())
-    return (
-        [f"reconstructions alone have {listed}: generators of different tokenizers do not start level"] if told else []
-    )
+            told[str(one.tokenizer)] = score.value
+    if not told:
+        return []
+    listed = ", ".join(f"{tokenizer} {short(value)}" for tokenizer, value in told.items())
+    level = max(told.values()) <= _LEVEL_FLOORS * min(told.values())
+    return [
+        f"reconstructions alone have {listed}: generators of different tokenizers {'' if level else 'do not '}start level"
+    ]
 
 
 # --- C15 --------------------------------------------------------------------------------------------------------------

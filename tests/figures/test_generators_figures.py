@@ -70,3 +70,10 @@ def test_ticks_are_plain_numbers_and_few() -> None:
         assert 2 <= len(ticks) <= 12
         assert {label.get_text() for label in axis.get_majorticklabels()} >= {f"{tick:g}" for tick in ticks}
         assert not any(label.get_text() for label in axis.get_minorticklabels())
+
+
+def test_floors_that_are_level_share_their_names() -> None:
+    floors = {"real images": 0.02, "reconstructions of ibq": 0.0917, "reconstructions of kl": 0.092}
+    last = learning_curves.draw({"a": [curve()]}, "fd (n=2)", floors).axes[-1]
+    named = [text.get_text() for text in last.texts]
+    assert sorted(named) == ["real images", "reconstructions of ibq, reconstructions of kl"]
