@@ -77,17 +77,17 @@ def note_failure(cell: Cell, out: Path, reason: str, attempts: int) -> None:
     write_json(cell.folder(out) / FAILED, {"reason": reason, "attempts": attempts})
 
 
-def states(graph: Graph, out: Path) -> dict[str, CellState]:
-    """Return what became of every cell, by key."""
+def states(graph: Graph, out: Path, to_do: Collection[str] = ()) -> dict[str, CellState]:
+    """Return what became of every cell, by key; those of ``to_do`` are not done although their results are known."""
     found: dict[str, CellState] = {}
     for cell in graph.cells:  # each after those it needs
-        found[cell.key] = _state(cell, out, found)
+        found[cell.key] = _state(cell, out, found, cell.key in to_do)
     return found
 
 
-def _state(cell: Cell, out: Path, known: Mapping[str, CellState]) -> CellState:
+def _state(cell: Cell, out: Path, known: Mapping[str, CellState], to_do: bool) -> CellState:
     folder = cell.folder(out)
-    if is_done(folder):
+    if is_done(folder) and not to_do:
         return CellState("done")
     if (folder / FAILED).is_file():
         return CellState("failed", str(read_json(folder / FAILED)["reason"]))

@@ -9,7 +9,7 @@ from typing import Any
 from latentlab.runtime import say
 from latentlab.study.cells.cell import Graph
 from latentlab.study.cells.process import LOG
-from latentlab.study.cells.state import STATES, CellState, settled, states
+from latentlab.study.cells.state import STATES, settled, states
 from latentlab.study.engine.estimate import Durations, in_words
 from latentlab.study.engine.schedule import Schedule
 from latentlab.study.stages.known import STAGES
@@ -49,10 +49,7 @@ def status_of(out: Path) -> dict[str, Any]:
         UserError: it holds no study.
     """
     graph = Graph.read(out)
-    found, settled_cells = states(graph, out), settled(graph, out)
-    found |= {
-        key: CellState("waiting") for key, one in found.items() if one.state == "done" and key not in settled_cells
-    }
+    found = states(graph, out, {cell.key for cell in graph.cells} - settled(graph, out))
     durations = Durations.of_study(out)
     by_stage = {
         stage: {state: counts[state] for state in STATES}

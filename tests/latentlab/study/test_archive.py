@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,18 +19,12 @@ from latentlab.study.engine.run import planned
 
 from .engine_world import opened, run_study, tiny_study, written
 
+pytestmark = pytest.mark.usefixtures("home")
+
 AE, MIXED = tiny_study()["tokenizers"]
 SIT = tiny_study()["generators"][0]
 STUDY = tiny_study(measure={"rmsc": {}}, decoder_noise=[], trajectories=None)
 WIDER = {**STUDY, "generators": [{**SIT, "guidance": [1.0, 2.0, 3.0]}]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +154,7 @@ def test_a_redo_that_fails_costs_nothing_that_was_known(archive: Path, tmp_path:
     (cell.folder(out) / "run").write_text("in the way of the training")
     schedule, started = run_study(tmp_path, WIDER)
     assert started == ["train ae", "train ae"] and list(schedule.failed) == [cell.key]
+    assert [one["title"] for one in status_of(out)["failed"]] == ["train ae"]
     rows = collect(out).rows
     assert (rows.loc[rows["guidance"] < 3, "error"] == "").all()
     blocked = {cell.title for cell in wider.cells if cell.key in schedule.blocked}

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +46,10 @@ from .engine_world import (
     written,
 )
 
+pytestmark = pytest.mark.usefixtures("home")
+
 AE, MIXED = tiny_study()["tokenizers"]
 SIT = tiny_study()["generators"][0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")
