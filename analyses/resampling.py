@@ -24,6 +24,9 @@ MOST_LISTED = 50_000
 _FEWEST_VALID = 0.9
 """Share of replicates that must have a value: a statistic undefined more often has no interval."""
 
+_ROUNDING = 1e-12
+"""Replicates that differ from the value by less, relative to their range, are equal to it: processors round otherwise."""
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Counts [r,n] -> values [r]; NaN where it is undefined."""
 
@@ -67,7 +70,9 @@ def bca_interval(value: float, replicates: np.ndarray, jackknife: np.ndarray) ->
         replicates: bootstrap replicates [r].
         jackknife: the statistic without each point, [n].
     """
-    below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
+    off = replicates - value
+    off[np.abs(off) <= _ROUNDING * np.ptp(replicates)] = 0  # of rank correlations many are equal, but for the last bit
+    below = (np.mean(off < 0) + np.mean(off <= 0)) / 2
     u = np.mean(jackknife) - jackknife
     spread = np.sum(u**2) ** 1.5
     if not (0 < below < 1 and spread > 0):

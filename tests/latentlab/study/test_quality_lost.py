@@ -57,7 +57,10 @@ def test_latents_decode_to_the_images(tmp_path: Path) -> None:
     latents = read_generated_latents(tmp_path / "run")
     assert latents.n == 11 and np.array_equal(latents.labels, made.images.labels)
     everything = slice(None)
-    np.testing.assert_array_equal(made.images.levels(everything), plain.images.levels(everything))
+    batches = np.abs(made.images.levels(everything).astype(int) - plain.images.levels(everything))
+    assert (
+        batches.max() <= 1 and np.mean(batches > 0) < 1e-3
+    )  # some processors round batches of 4 and of 11 differently
     decoded = to_uint8(generator.tokenizer.decode(latents.take(everything))).permute(0, 2, 3, 1)
     difference = np.abs(decoded.numpy().astype(int) - made.images.levels(everything))
     assert difference.max() <= 1  # decoded in one batch, which rounds otherwise
