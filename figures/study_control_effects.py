@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from figures.study_correlation_map import SIGNED
 from figures.study_layout import cell_words, short, title
-from figures.study_points import facts, measured, spread
+from figures.study_points import at, facts, measured, spread_of
 from figures.style import fit, themed
 from latentlab.errors import UserError
-from latentlab.study.table import StudyTable
+from latentlab.study.table import StudyTable, with_original
 
 _FULL = 3.0  # standard deviations at which the colours end
 
@@ -76,15 +76,18 @@ def control_effects(
     """
     who = facts(table)
     controls = [name for name, one in who.items() if one.control and one.control_of in who]
-    originals = [who[name].control_of for name in controls]
-    plain = [name for name, one in who.items() if not one.control]
-    effects, inside = {}, {}
+    rows = at(table, generator, guidance)
+    plain = rows[~rows["tokenizer"].isin([name for name, one in who.items() if one.control])]
+    pairs = {name: with_original(rows, name) for name in controls}
+    effects = pd.DataFrame(np.nan, index=controls, columns=columns)
+    inside = pd.DataFrame(False, index=controls, columns=columns)
     for column in columns:
-        points = spread(table, column, generator, guidance).reindex(list(who))
-        deviation = points.loc[plain, "value"].std()
+        deviation = spread_of(plain, column)["value"].std()
         sign = -1.0 if table.column(column).better == "lower" else 1.0
-        base = points.loc[originals].set_axis(pd.Index(controls))
-        own = points.loc[controls]
-        effects[column] = sign * (own["value"] - base["value"]) / (deviation if deviation > 0 else np.nan)
-        inside[column] = (own["low"] <= base["high"]) & (base["low"] <= own["high"])
-    return pd.DataFrame(effects, index=controls), pd.DataFrame(inside, index=controls)
+        for name, both in pairs.items():
+            own, base = (spread_of(same, column) for same in both)
+            if len(own) and len(base) and deviation > 0:
+                (own,), (base,) = own.itertuples(), base.itertuples()
+                effects.loc[name, column] = sign * (own.value - base.value) / deviation
+                inside.loc[name, column] = own.low <= base.high and base.low <= own.high
+    return effects, inside

@@ -55,7 +55,11 @@ def spread(table: StudyTable, name: str, generator: str, guidance: float) -> pd.
     The value is the mean over seeds; the ends are those of the outermost interval of all seeds, or the outermost seeds where
     the column has no intervals.
     """
-    rows = at(table, generator, guidance)
+    return spread_of(at(table, generator, guidance), name)
+
+
+def spread_of(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the same of chosen rows."""
     value = rows[name]
     ends = {end: rows.get(f"{name}_{end}", value).fillna(value) for end in ("low", "high")}
     parts = pd.DataFrame({"tokenizer": rows["tokenizer"], "value": value, **ends})

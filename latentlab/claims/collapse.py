@@ -1,12 +1,16 @@
 """C1, from the results of `latentlab collapse`."""
 
 import math
+from collections.abc import Mapping
 
 from latentlab.claims.claim import Claim
 from latentlab.claims.evidence import Evidence, Missing
 from latentlab.claims.result_files import Bottleneck, Collapse, Score
 from latentlab.claims.verdict import LEVEL, Effect, Ends, Judgement, Side, short
 from latentlab.measurement import Interval
+
+_PUBLISHED = (6, "pairs")
+"""Numbers of the bottleneck and how they are normalised: each pair on a circle."""
 
 LEAST_IMAGES = 8
 """Images from which on a bootstrap over them may decide; the published figure shows one."""
@@ -19,13 +23,14 @@ def bottleneck_collapse(evidence: Evidence) -> Judgement:
     """C1: at 6 numbers in pairs on circles the collapse index of continuous latents lies above `COLLAPSED`, that of ids below."""
     found = evidence.collapse(LEAST_IMAGES)
     command = found.command or "latentlab collapse"
-    published = {s.path: s for s in found.summaries if (s.dims, s.sphere) == (6, "pairs")}
+    published = {s.path: s for s in found.summaries if (s.dims, s.sphere) == _PUBLISHED}
     absent = [path for path in ("continuous", "discrete") if path not in published]
     if absent:
         raise Missing(f"collapse/results.json has no {absent[0]} tokenizer at 6 numbers in pairs on circles", command)
     continuous, discrete = published["continuous"], published["discrete"]
     sides = ((_index("continuous latents", continuous, "above"),), (_index("ids", discrete, "below"),))
-    return Judgement(sides, _scale(found, continuous), command, "collapse/results.json", _notes(found, discrete))
+    notes = [*_notes(found, discrete), *_elsewhere(evidence.collapses_elsewhere())]
+    return Judgement(sides, _scale(found, continuous), command, "collapse/results.json", notes)
 
 
 def _index(what: str, side: Bottleneck, where: Side) -> Effect:
@@ -68,10 +73,21 @@ def _notes(found: Collapse, discrete: Bottleneck) -> list[str]:
         "ids are input and label at once, so that on fitted views they are only memorised: on fresh views of the images "
         f"their index is {short(discrete.index_heldout_views.value)}"
     ]
-    free = [s for s in found.summaries if (s.path, s.dims, s.sphere) == ("continuous", 6, "none")]
+    free = [s for s in found.summaries if (s.path, s.dims, s.sphere) == ("continuous", _PUBLISHED[0], "none")]
     if free:
         notes.append(f"without normalisation the continuous index is {short(free[0].index.value)}")
     return notes
+
+
+def _elsewhere(others: Mapping[str, Collapse]) -> list[str]:
+    """Say what other tokenizers and images give: the claim is judged on those that both sides have."""
+    return [
+        f"{other.data.name} ({side.images} images): the index of {side.tokenizer}, {side.path}, {side.setting}, is {side.index} "
+        f"(collapse/{name}/results.json)"
+        for name, other in others.items()
+        for side in other.summaries
+        if side.dims == _PUBLISHED[0]
+    ]
 
 
 CLAIMS = (

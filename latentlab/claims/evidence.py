@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
 from latentlab.claims.study_cells import StudyCells
 from latentlab.files import file_sha256, read_json_as
+from latentlab.study.cells.cell import GRAPH_FILE
 from latentlab.study.table import FILE, StudyTable
 
 M = TypeVar("M", bound=BaseModel)
@@ -16,8 +17,11 @@ M = TypeVar("M", bound=BaseModel)
 LEAST_SEEDS = 3
 """Repetitions with other seeds from which on they may decide: two have an interval of 12.7 standard errors either way."""
 
-_STUDY_FILES = ("plan.yaml", "fashion.yaml")
+_RAN, _TO_RUN = "plan.yaml", "fashion.yaml"
 """The study file as it was run, and the one to run."""
+
+_NEW_RUN = Path("runs/study-fashion")
+"""Where a study is run whose results are kept without its cells: in their folder a run would begin anew."""
 
 
 class Missing(Exception):
@@ -79,10 +83,13 @@ class Evidence:
 
     @property
     def study_command(self) -> str:
-        """Makes the study of tokenizers."""
+        """Makes the study of tokenizers: goes on with its run, or where only results are kept runs it in another folder."""
         folder = self._study_folder
-        ran, wanted = (folder / name for name in _STUDY_FILES)
-        return f"latentlab study run {ran if ran.is_file() else wanted} --out {folder}"
+        ran, wanted = folder / _RAN, folder / _TO_RUN
+        if (folder / GRAPH_FILE).is_file():
+            return f"latentlab study run {ran} --out {folder}"
+        file = ran if ran.is_file() and not wanted.is_file() else wanted
+        return f"latentlab study run {file} --out {_NEW_RUN}"
 
     @property
     def _study_folder(self) -> Path:
@@ -128,6 +135,15 @@ class Evidence:
         place = self.folder / "collapse"
         command = f"latentlab collapse --images {images} --seeds {LEAST_SEEDS} --controls --out {place}"
         return self._read(Collapse, "collapse/results.json", command)
+
+    def collapses_elsewhere(self) -> dict[str, Collapse]:
+        """Return bottleneck-collapse studies of other tokenizers and images by their folder below ``collapse``.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        files = sorted((self.folder / "collapse").glob("*/results.json"))
+        return {file.parent.name: read_json_as(Collapse, file) for file in files}
 
     def trajectories(self) -> dict[str, Trajectories]:
         """Return measured sampling paths by their folder below ``trajectories``.

@@ -3,7 +3,7 @@
 from latentlab.claims.claim import Claim
 from latentlab.claims.evidence import Evidence, Missing
 from latentlab.claims.ratios import paired_ratio, ratio
-from latentlab.claims.result_files import Cell, Comparison, Entrant, Evaluated, Grid, Score
+from latentlab.claims.result_files import Cell, Comparison, Entrant, Evaluated, Grid
 from latentlab.claims.verdict import Effect, Judgement, short
 
 _NAMES = {"mind": "MIND", "sit": "SiT", "dit": "DiT"}
@@ -43,13 +43,8 @@ def _image_intervals(entrants: dict[str, Entrant]) -> list[str]:
     """Say what intervals over images are and are not, where there is one training each."""
     if min(len(one.scores()) for one in entrants.values()) > 1:
         return []
-    told = ", ".join(f"{one.label} {_with_interval(one.scores()[0])}" for one in entrants.values())
+    told = ", ".join(f"{one.label} {one.scores()[0]}" for one in entrants.values())
     return [f"intervals over images, which say nothing about another training: {told}"]
-
-
-def _with_interval(score: Score) -> str:
-    ends = "" if score.interval is None else f" [{short(score.interval[0])}, {short(score.interval[1])}]"
-    return short(score.value) + ends
 
 
 def _floors(found: Comparison, entrants: dict[str, Entrant]) -> list[str]:

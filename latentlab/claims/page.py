@@ -19,7 +19,9 @@ _RULE = (
     "Every claim is put as effects with a threshold. **Confirmed**: the whole 95 % interval of every effect lies on the claim's "
     "side, and there are enough repetitions. **Refuted**: that of one effect lies wholly on the other side. **Undecided**: all "
     "else. A verdict holds for the scale it names and no other; `n` counts repetitions (seeds, tokenizers, images), never "
-    "samples of one run."
+    "samples of one run. Tokenizers that a study's own analysis holds out for validation are counted here, since a rank "
+    "correlation fits nothing. Intervals over tokenizers treat those of one cluster as independent and are therefore somewhat "
+    "short."
 )
 
 

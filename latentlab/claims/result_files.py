@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from latentlab.claims.verdict import short
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """Neither text nor NaN."""
 
@@ -24,6 +26,11 @@ class Score(_Part):
     value: Number
     interval: Pair | None = None
     n: int | None = None
+
+    def __str__(self) -> str:
+        """Return the value and, where there is one, its interval."""
+        ends = "" if self.interval is None else f" [{short(self.interval[0])}, {short(self.interval[1])}]"
+        return short(self.value) + ends
 
 
 # --- latentlab ablate -------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 
@@ -40,10 +39,6 @@ class Statistic:
         with np.errstate(invalid="ignore"):  # 0 / 0 where no cell has one
             return replace(self, table=(np.where(there, self.table, 0).sum(0) / there.sum(0))[None])
 
-    def least(self) -> "Statistic":
-        """Return the least over cells, [1,1+r]."""
-        return replace(self, table=reduce(np.fmin, self.table)[None])
-
     def __sub__(self, other: "Statistic") -> "Statistic":
         """Return the difference, cell by cell."""
         return Statistic(self.table - other.table, min(self.n, other.n))
@@ -54,13 +49,9 @@ def average(found: Sequence[Statistic]) -> Statistic:
     return Statistic(np.mean([one.table for one in found], axis=0), min(one.n for one in found))
 
 
-def smallest(found: Sequence[Statistic]) -> Statistic:
-    """Return the least of statistics of the same cells."""
-    return Statistic(np.min([one.table for one in found], axis=0), min(one.n for one in found))
-
-
 def place(own: Statistic, rest: Sequence[Statistic]) -> Statistic:
-    """Return the place of ``own`` by size among all, as a share of them: 1/m for the largest of m."""
+    """Return the place of ``own`` by size among all that a cell has, as a share of them: 1/m for the largest of m."""
     above = sum(((one.table > own.table).astype(float) for one in rest), np.zeros_like(own.table))
-    places = np.where(np.isfinite(own.table), (1 + above) / (1 + len(rest)), np.nan)
+    there = sum((np.isfinite(one.table).astype(float) for one in rest), np.zeros_like(own.table))
+    places = np.where(np.isfinite(own.table), (1 + above) / (1 + there), np.nan)
     return Statistic(places, min([own.n, *(one.n for one in rest)]))

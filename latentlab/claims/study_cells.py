@@ -2,17 +2,19 @@
 
 The units are tokenizers: means over seeds, without controls (they are made out of other tokenizers, and their answer is known
 beforehand) and without failed rows. A statistic is made in every cell (generator x guidance) and combined over the cells; its
-interval resamples tokenizers, the same ones in all cells.
+interval resamples tokenizers, the same ones in all cells, and each by itself: tokenizers of one cluster are alike, so that
+intervals are somewhat short.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from analyses.correlation import Method, is_constant, of_counts
+from analyses.correlation import Method, of_counts
+from analyses.partial_correlation import partial_of_counts
 from analyses.regression import leave_out
 from analyses.resampling import drawn_counts
 from latentlab.claims.statistic import Statistic
@@ -23,9 +25,18 @@ from latentlab.study.table import StudyTable, mixed_sizes
 LEAST_TOKENIZERS = 12
 """Tokenizers from which on they may decide: resampling fewer gives intervals that are too short."""
 
-_LEAST_PAIRS = 4
-_LEAST_FITTED = 6
+_LEAST_DIFFERENT = 5
+"""Tokenizers that must differ from a column's most frequent value: of fewer, a single one decides its correlations."""
+
+_FEWEST = _LEAST_DIFFERENT + 1
+"""Tokenizers from which on a cell has a statistic."""
+
 _COMMON = 0.75
+"""Share of the tokenizers that must have a measurement for it to be listed."""
+
+_ROUNDING = 1e-12
+"""Difference, relative to the largest of a column, below which two of its numbers are equal."""
+
 _HEADLINE = "gfd_fashion_classifier"
 """The study's own judge, on which no tokenizer was trained."""
 
@@ -33,6 +44,8 @@ _HEADLINE = "gfd_fashion_classifier"
 @dataclass(frozen=True)
 class StudyCells:
     """The study.
+
+    Tokenizers that the study's own analysis holds out for validation count as well, since a rank correlation fits nothing.
 
     Attributes:
         table: what was read, without controls.
@@ -90,10 +103,19 @@ class StudyCells:
 
     @property
     def measurements(self) -> list[str]:
-        """Headline measurements of latents, without companions, that vary and that three quarters of the tokenizers have."""
-        rows = self.table.rows.groupby("tokenizer")[[*self.table.names("measurement")]].mean()
-        names = [n for n in self.table.names("measurement") if "." not in n]
-        return [n for n in names if rows[n].notna().mean() >= _COMMON and rows[n].nunique() > 1]
+        """Headline measurements of latents, without companions and `unlisted` ones."""
+        return [name for name in self._headline if name not in self.unlisted]
+
+    @cached_property
+    def unlisted(self) -> dict[str, str]:
+        """Headline measurements that hardly vary or that a quarter of the tokenizers lack, and which of it, in words."""
+        means = self.table.rows.groupby("tokenizer")[self._headline].mean()
+        told = {name: _why_unlisted(means[name].to_numpy(dtype=np.float64), name) for name in self._headline}
+        return {name: why for name, why in told.items() if why}
+
+    @property
+    def _headline(self) -> list[str]:
+        return [name for name in self.table.names("measurement") if "." not in name]
 
     def has(self, name: str) -> bool:
         """Whether a column has any number."""
@@ -105,33 +127,61 @@ class StudyCells:
         n = len(self.tokenizers)
         return np.vstack([np.ones(n), drawn_counts(n)])
 
-    def _each(
-        self, columns: Sequence[str], least: int, function: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> Statistic:
+    def only(self, generator: str, guidance: float) -> "StudyCells":
+        """Return the study with one of its cells, and still all tokenizers, so that statistics resample the same ones."""
+        return replace(self, cells={(generator, guidance): self.cells[generator, guidance]})
+
+    def correlation(self, x: str, y: str, method: Method = "spearman") -> Statistic:
+        """Return the correlation of two columns, NaN in cells that `lacking` finds fault with."""
+        return self._each([x, y], lambda counts, table: of_counts(table, method)(counts))
+
+    def partial_correlation(self, x: str, y: str, given: str) -> Statistic:
+        """Return the rank correlation of two columns given a third, over the tokenizers that have all three.
+
+        NaN in cells that `lacking` finds fault with, and where the third decides the order by one of the others.
+        """
+        return self._each([x, y, given], lambda counts, table: partial_of_counts(table, "spearman")(counts))
+
+    def _each(self, columns: Sequence[str], function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Statistic:
         """Apply ``function`` (counts [1+r,m], numbers [m,columns] -> [1+r]) to the m tokenizers of every cell that have all."""
-        found, sizes = [], []
+        table, sizes = np.full((len(self.cells), len(self.counts)), np.nan), []
+        for i, (numbers, whole) in enumerate(self._complete(columns)):
+            if lacking(numbers, columns):
+                continue
+            counts = self.counts[:, whole]
+            drawn = counts.any(axis=1)  # some resamplings draw none of these tokenizers
+            found = function(counts[drawn], numbers)
+            if np.isfinite(found[0]):
+                table[i, drawn] = found
+                sizes.append(len(numbers))
+        return Statistic(table, min(sizes, default=0))
+
+    def _complete(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the numbers [m,columns] of the tokenizers of every cell that have all, and which ones these are, [n]."""
         for frame in self.cells.values():
             numbers = frame.reindex(columns=list(columns)).to_numpy(dtype=np.float64)
             whole = np.isfinite(numbers).all(1)
-            if whole.sum() < least or is_constant(numbers[whole]).any():
-                found.append(np.full(len(self.counts), np.nan))
-                continue
-            with np.errstate(invalid="ignore", divide="ignore"):  # resamplings that draw none of these tokenizers
-                found.append(function(self.counts[:, whole], numbers[whole]))
-            sizes.append(int(whole.sum()))
-        return Statistic(np.stack(found), min(sizes, default=0))
+            yield numbers[whole], whole
 
-    def correlation(self, x: str, y: str, method: Method = "spearman") -> Statistic:
-        """Return the correlation of two columns, NaN in cells where fewer than 4 tokenizers have both or one does not vary."""
-        return self._each([x, y], _LEAST_PAIRS, lambda counts, table: of_counts(table, method)(counts))
+    def why_none(self, *columns: str) -> str:
+        """Return in words why no cell has a statistic of these columns."""
+        reasons = dict.fromkeys(lacking(numbers, columns) for numbers, _ in self._complete(columns))
+        told = ", ".join(why for why in reasons if why)
+        return told or f"of {_listed(columns)} one decides the order of tokenizers by another"
 
-    def explained(self, predictors: Sequence[str], y: str, whole: Sequence[str]) -> Statistic:
-        """Return R^2 of y fitted linearly on predictors, for left-out tokenizers; over those that have all of ``whole``."""
+    def explained(self, predictors: Sequence[str], y: str, whole: Sequence[str]) -> float:
+        """Return R^2 of left-out tokenizers: y predicted linearly from predictors, each by the fit of the others.
+
+        Mean over the cells that `lacking` finds no fault with, of the tokenizers that have all of ``whole``; NaN without any.
+
+        Raises:
+            UserError: the predictors are linearly dependent.
+        """
         columns = [*whole, y]
         places = [columns.index(name) for name in predictors]
-        return self._each(
-            columns, _LEAST_FITTED, lambda counts, table: left_out_r2(counts, table[:, places], table[:, -1])
-        )
+        tables = [numbers for numbers, _ in self._complete(columns) if not lacking(numbers, columns)]
+        found = [leave_out(one[:, places], one[:, -1], np.arange(len(one))).r2 for one in tables]
+        return float(np.mean(found)) if found else float("nan")
 
     def scale(self) -> str:
         """Say what the study is of."""
@@ -145,18 +195,33 @@ class StudyCells:
         )
 
 
-def left_out_r2(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return R^2 of left-out units in resamplings, [r]: 1 - their squared errors / those of the mean of the others.
+def lacking(numbers: np.ndarray, columns: Sequence[str]) -> str:
+    """Return in words why ``numbers`` [n,columns] of tokenizers give no statistic; empty where they do."""
+    n = len(numbers)
+    if n < _FEWEST:
+        return f"{n} tokenizer{'s have' if n != 1 else ' has'} {_listed(columns)}, {_FEWEST} are needed"
+    for name, column in zip(columns, numbers.T, strict=True):
+        different = n - _most_alike(column)
+        if different < _LEAST_DIFFERENT:
+            return f"{name} is the same for all {f'but {different} of ' if different else ''}{n} tokenizers"
+    return ""
 
-    Resampled are the errors, not the fits: a unit drawn twice would otherwise predict itself.
 
-    Args:
-        counts: how often each unit is drawn, [r,n].
-        x: predictors [n,m].
-        y: outcome [n].
-    """
-    n = len(y)
-    errors = y - leave_out(x, y, np.arange(n)).predicted
-    mean_errors = (y - y.mean()) * n / (n - 1)
-    r2: np.ndarray = 1 - (counts @ errors**2) / (counts @ mean_errors**2)
-    return r2
+def _most_alike(column: np.ndarray) -> int:
+    """Return how many of the numbers [n] are equal but for rounding, at most."""
+    ordered = np.sort(column)
+    beyond = np.searchsorted(ordered, ordered + _ROUNDING * np.abs(ordered).max(), side="right")
+    return int((beyond - np.arange(len(ordered))).max())
+
+
+def _why_unlisted(values: np.ndarray, name: str) -> str:
+    """Return in words why a measurement is not listed, from the means of all tokenizers, [n] with NaN; empty where it is."""
+    known = values[np.isfinite(values)]
+    if len(known) < _COMMON * len(values):
+        return f"{name} is there for {len(known)} of {len(values)} tokenizers"
+    return lacking(known[:, None], [name])
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

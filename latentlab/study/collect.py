@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,31 @@ _MINUTES = Column(
 )
 _ERROR = Column("error", "status", "Why numbers of the row are missing; empty if none are.")
 
-_ORDER = ("identity", "measurement", "reconstruction", "decoder", "quality", "trajectory", "count", "cost", "status")
+_ORDER = (
+    "identity",
+    "measurement",
+    "reconstruction",
+    "decoder",
+    "quality",
+    "floor",
+    "trajectory",
+    "count",
+    "cost",
+    "status",
+)
+
+_MOST = 0.75
+"""Share of a measurement's rows that must be of one variant for the others to be left out."""
 
 PICTURES, DETAILS, FLOORS = "pictures", "details", "floors.json"
+
+
+@dataclass
+class _Variant:
+    """One way in which a measurement was made, its column, and the rows that have it."""
+
+    column: Column
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -37,6 +59,7 @@ class _Collected:
         out: folder of the study.
         known: what became of every cell.
         columns: name -> column, in order of their first appearance.
+        variants: column of a measurement -> variant -> what is of it.
         results: key -> what a finished cell's stage returned.
         seconds: key -> how long it took.
     """
@@ -44,6 +67,7 @@ class _Collected:
     out: Path
     known: Mapping[str, CellState]
     columns: dict[str, Column] = field(default_factory=dict)
+    variants: dict[str, dict[str, _Variant]] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -63,7 +87,8 @@ class _Collected:
 def collect(out: Path) -> StudyTable:
     """Write ``results.csv``, ``columns.json``, ``floors.json``, pictures and details of what is finished; return the table.
 
-    Rows of unfinished or failed cells have NaN there, and the first reason in the column ``error``.
+    Rows of unfinished or failed cells have NaN there, and the first reason in the column ``error``. A measurement that had to be
+    made in another way than of most tokenizers is NaN as well, and its column says so.
 
     Args:
         out: folder of the study.
@@ -74,6 +99,7 @@ def collect(out: Path) -> StudyTable:
     graph = Graph.read(out)
     found = _Collected(out, states(graph, out))
     rows = [_row(row, found) for row in graph.rows]
+    _keep_what_compares(found)
     table = _table(rows, found.columns)
     table.write(out)
     _write_floors(graph, found)
@@ -92,13 +118,45 @@ def _row(row: Row, found: _Collected) -> dict[str, Any]:
             )
             continue
         seconds += found.time(cell)
-        for value in values_of(role, found.result(cell)):
+        result = found.result(cell)
+        for value in values_of(role, result):
             name = value.column.name
             found.columns.setdefault(name, value.column)
             values[name] = value.value
             if value.interval is not None:
                 values[f"{name}_low"], values[f"{name}_high"] = value.interval
-    return {**values, "minutes": round(seconds / 60, 2), "error": reasons[0] if reasons else ""}
+            if role == f"measure {name.removeprefix('m_')}":
+                same = found.variants.setdefault(name, {}).setdefault(result["variant"], _Variant(value.column))
+                same.rows.append(values)
+    values |= {"minutes": round(seconds / 60, 2), "error": reasons[0] if reasons else ""}
+    return values
+
+
+def _keep_what_compares(found: _Collected) -> None:
+    """Leave a measurement out of rows where it was made in another way than in most; where none is common, say so.
+
+    The foreground of 1-D tokens, say, cannot be told from their background, so that they have another LNC than grids.
+    """
+    for name, variants in found.variants.items():
+        common, *others = sorted(variants, key=lambda one: -len(variants[one].rows))
+        if not others:
+            continue
+        column, rows = variants[common].column, [row for one in others for row in variants[one].rows]
+        if len(variants[common].rows) < _MOST * (len(rows) + len(variants[common].rows)):
+            told = f" Other rows are of other variants, which may not compare: {'; '.join(others)}."
+        else:
+            labels = ", ".join(dict.fromkeys(str(row["tokenizer"]) for row in rows))
+            told = f" Left out where only another variant could be measured: {labels} ({'; '.join(others)})."
+            for row in rows:
+                _empty(row, name)
+        found.columns[name] = replace(column, meaning=column.meaning + told)
+
+
+def _empty(row: dict[str, Any], name: str) -> None:
+    """Remove a measurement, its interval and its companions."""
+    for key in list(row):
+        if key in (name, f"{name}_low", f"{name}_high") or key.startswith(f"{name}."):
+            del row[key]
 
 
 def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> StudyTable:

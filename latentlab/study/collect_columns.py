@@ -122,7 +122,7 @@ LATENTS = {
         "quality", "Frechet distance of drawn latents to those of training images, per channel normalised.", "lower"
     ),
     "fd_latents_floor": _Told(
-        "count", "The same distance of as many real latents: what the number of samples alone gives.", "none"
+        "floor", "The same distance of as many real latents: what the number of samples alone gives.", "none"
     ),
 }
 

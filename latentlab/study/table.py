@@ -14,9 +14,10 @@ from latentlab.files import file_sha256, first_problem, read_json, write_json, w
 from latentlab.measurement import Direction
 
 Role = Literal[
-    "identity", "measurement", "reconstruction", "decoder", "quality", "trajectory", "count", "cost", "status"
+    "identity", "measurement", "reconstruction", "decoder", "quality", "floor", "trajectory", "count", "cost", "status"
 ]
-"""What a column is about: who, its latents, its reconstructions, its decoder, its samples, its ODE, counts, time, errors."""
+"""What a column is about: who, its latents, its reconstructions, its decoder, its samples, the best they could be, its ODE,
+how many there were, time, errors."""
 
 FILE = "results.csv"
 COLUMNS_FILE = "columns.json"
@@ -157,6 +158,18 @@ class StudyTable:
         groups = chosen.groupby(keys, sort=False)
         joined = pd.concat([groups[words].first(), groups[numbers].mean()], axis=1).reset_index()
         return joined[[name for name in self.rows if name in joined]]
+
+
+def with_original(rows: pd.DataFrame, control: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of a control, and those of the tokenizer it was made of, that stand on the same trainings.
+
+    Both are of equal length and order, and agree in seeds, generator and guidance scale: what another seed of the original
+    has is no effect of the control. Both are empty where there are no such rows.
+    """
+    own = rows[rows["tokenizer"] == control]
+    original = rows[rows["tokenizer"].isin(own["control_of"])]
+    keys = own[[*CELL[1:]]].merge(original[[*CELL[1:]]])
+    return keys.merge(own), keys.merge(original)
 
 
 def is_of_another_table(told: Mapping[str, Any], table: Path) -> bool:

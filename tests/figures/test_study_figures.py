@@ -1,6 +1,9 @@
 """The figures of a study show what its table says: axes, number of points, and values read back from what was drawn."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -22,7 +25,7 @@ from figures import (
     study_variance_along_path,
     study_where_quality_is_lost,
 )
-from figures.study_points import spread
+from figures.study_points import at, spread
 from latentlab.errors import UserError
 
 from .rich_study import TARGET, analysis_of, details_of, rich_study
@@ -262,11 +265,21 @@ def test_every_repeat_is_a_point() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tokenizer seed 0", "tokenizer seed 1"]
 
 
+def test_another_training_of_the_original_is_no_effect_of_a_control() -> None:
+    first = STUDY.rows[STUDY.rows.tokenizer == "tokenizer-00"]
+    other = first.assign(tokenizer_seed=9, m_viv=2 * first.m_viv)
+    table = replace(STUDY, rows=pd.concat([STUDY.rows, other]))
+    effects, inside = study_control_effects.control_effects(table, ["m_viv"], *CELL)
+    assert effects.loc["tokenizer-00-mixed", "m_viv"] == 0 and inside.loc["tokenizer-00-mixed", "m_viv"]
+
+
 def test_control_effects_are_signed_and_in_spreads() -> None:
     columns = [TARGET, "m_viv", "precision_fashion_classifier"]
     effects, inside = study_control_effects.control_effects(STUDY, columns, *CELL)
     plain = QUALITY["value"][[not name.startswith("tokenizer-00-") for name in QUALITY.index]]
-    change = QUALITY["value"]["tokenizer-00-mixed"] - QUALITY["value"]["tokenizer-00"]
+    rows = at(STUDY, *CELL)
+    of_the_first = rows[rows.tokenizer_seed == 0].groupby("tokenizer")[TARGET].mean()
+    change = of_the_first["tokenizer-00-mixed"] - of_the_first["tokenizer-00"]
     assert effects.loc["tokenizer-00-mixed", TARGET] == pytest.approx(-change / plain.std())
     assert effects.loc["tokenizer-00-mixed", "m_viv"] == 0
     assert inside.loc["tokenizer-00-mixed", "m_viv"] and not inside.loc["tokenizer-00-mixed", TARGET]

@@ -47,8 +47,9 @@ class _Refusals:
 def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
     """Return the analysis of a study as plain values for JSON.
 
-    Controls are left out of everything but ``controls``; held-out tokenizers of every fit and correlation, but not of stability
-    and noise. Repeats (seeds) are averaged.
+    Controls are left out of everything but ``controls``; held-out tokenizers of every fit and correlation, but not of those
+    within groups, of stability and of noise. Those that learned from a judge are left out where it judges. Repeats (seeds) are
+    averaged.
 
     Raises:
         UserError: a column is missing or holds no numbers, or no setting has 5 tokenizers to correlate.

@@ -1,4 +1,4 @@
-"""What controls did: every column of a transformed tokenizer beside that of the tokenizer it was made of."""
+"""What controls did: every column of a transformed tokenizer beside that of the training it was made of."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from latentlab.study.analysis.correlations import Record
 from latentlab.study.analysis.points import Points, averaged, rows_of
-from latentlab.study.table import Role, StudyTable
+from latentlab.study.table import Role, StudyTable, with_original
 
 _OF_THE_TOKENIZER: tuple[Role, ...] = ("measurement", "reconstruction", "decoder")
 _OF_THE_GENERATOR: tuple[Role, ...] = ("quality", "trajectory")
@@ -17,25 +17,22 @@ def control_records(table: StudyTable, cells: Sequence[Points], warnings: list[s
 
     Args:
         table: the study.
-        cells: its settings; bases may be held out.
-        warnings: takes a line per control whose base is not there.
+        cells: its settings.
+        warnings: takes a line per control whose base is not there with the same seeds.
     """
-    told: set[tuple[str, str]] = set()
+    told: set[str] = set()
     for cell in cells:
-        bases = dict(cell.all.iterrows())
-        changed = averaged(rows_of(table, cell.setting, controls=True))
-        for label, row in changed.iterrows():
-            base = str(row["control_of"])
-            if base not in bases:
-                warnings.append(f"control {label}: no row of its base '{base}' with {cell.setting}")
+        rows = pd.concat([rows_of(table, cell.setting, controls=which) for which in (False, True)])
+        for label, base in rows.loc[rows["control"] != "", ["tokenizer", "control_of"]].drop_duplicates().to_numpy(str):
+            changed, original = (averaged(same) for same in with_original(rows, label))
+            if original.empty:
+                warnings.append(f"control {label}: no row of its base '{base}' with {cell.setting} and the same seeds")
                 continue
-            names = table.names(*_OF_THE_GENERATOR)
-            yield from _compared(table, str(label), row, bases[base], names, cell.setting.facts())
-            if (label, base) not in told:
-                told.add((str(label), base))
-                names = table.names(*_OF_THE_TOKENIZER)
-                facts = {"generator": "", "guidance": None}
-                yield from _compared(table, str(label), row, bases[base], names, facts)
+            both = label, changed.loc[label], original.loc[base]
+            yield from _compared(table, *both, table.names(*_OF_THE_GENERATOR), cell.setting.facts())
+            if label not in told:
+                told.add(label)
+                yield from _compared(table, *both, table.names(*_OF_THE_TOKENIZER), {"generator": "", "guidance": None})
 
 
 def _compared(

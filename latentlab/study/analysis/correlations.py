@@ -14,7 +14,7 @@ from analyses.partial_correlation import partial_correlate
 from analyses.within_groups import correlate_within
 from latentlab.errors import UserError
 from latentlab.measurement import Interval
-from latentlab.study.analysis.flags import FEW, dependent_tokenizers, listed
+from latentlab.study.analysis.flags import FEW, dependent_tokenizers, fairly_judged, listed
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points
 from latentlab.study.table import StudyTable
@@ -41,29 +41,31 @@ def _of_pair(
 ) -> Iterator[Record]:
     common = {"target": target, **cell.setting.facts(), "predictor": predictor, **_direction(table, target, predictor)}
     what = f"{predictor} with {target}"
+    fitted, everyone = (fairly_judged(plan, target, rows) for rows in (cell.fitted, cell.all))
     for covariates in _covariate_sets(plan.covariates, predictor):
-        rows = cell.fitted.dropna(subset=[target, predictor, *covariates])
+        rows = fitted.dropna(subset=[target, predictor, *covariates])
         for method in plan.methods if not covariates else [m for m in plan.methods if m in _BY_RESIDUALS]:
             try:
                 value = _raw_or_partial(rows, target, predictor, covariates, method, plan)
             except UserError as error:
                 refuse(f"{what} given {', '.join(covariates)}" if covariates else what, cell, error)
                 break
-            warnings = _warnings(plan, cell, rows, target, value["low"])
+            warnings = _warnings(plan, cell, rows, cell.fitted, target, value)
             yield _signed(
                 {**common, "method": method, **value, "covariates": covariates, "within": "", "warnings": warnings}
             )
-    rows = cell.fitted.dropna(subset=[target, predictor])
+    rows = everyone.dropna(subset=[target, predictor])
     for group in plan.groups:
+        labels = rows[plan.split_by(group)].astype(str).agg("/".join, axis=1)
         for method in [m for m in plan.methods if m in _BY_RESIDUALS]:
-            if rows[group].nunique() < 2 or rows[group].value_counts().max() < 2:
+            if labels.nunique() < 2 or labels.value_counts().max() < 2:
                 continue
             try:
-                value = _within(rows, target, predictor, group, method, plan)
+                value = _within(rows, target, predictor, labels, method, plan)
             except UserError as error:
                 refuse(f"{what} within {group}", cell, error)
                 break
-            warnings = _warnings(plan, cell, rows, target, value["low"], value["n"])
+            warnings = _warnings(plan, cell, rows, cell.all, target, value)
             yield _signed(
                 {**common, "method": method, **value, "covariates": [], "within": group, "warnings": warnings}
             )
@@ -86,10 +88,11 @@ def _raw_or_partial(
     return {**_value(found.n, found.value, found.interval, found.p), **_without_groups(x, y, rows, method, plan)}
 
 
-def _within(rows: pd.DataFrame, target: str, predictor: str, group: str, method: Method, plan: AnalysisPlan) -> Record:
-    labels = rows[group].astype(str).to_numpy()
+def _within(
+    rows: pd.DataFrame, target: str, predictor: str, labels: pd.Series, method: Method, plan: AnalysisPlan
+) -> Record:
     x, y = rows[predictor].to_numpy(float), rows[target].to_numpy(float)
-    found = correlate_within(x, y, labels, method, plan.seed)
+    found = correlate_within(x, y, labels.to_numpy(str), method, plan.seed)
     return _value(found.n, found.value, found.interval, found.p)
 
 
@@ -131,25 +134,21 @@ def _signed(record: Record) -> Record:
 
 
 def _warnings(
-    plan: AnalysisPlan,
-    cell: Points,
-    rows: pd.DataFrame,
-    target: str,
-    low: float | None,
-    n: int | None = None,
+    plan: AnalysisPlan, cell: Points, rows: pd.DataFrame, everyone: pd.DataFrame, target: str, value: Record
 ) -> list[str]:
-    """Return what is doubtful about a correlation over ``rows`` (``n`` of them, where some do not count), one line each."""
+    """Return what is doubtful about a correlation over those ``rows`` of ``everyone`` that have values, one line each."""
     lines = []
-    if (n or len(rows)) < FEW:
-        lines.append(f"only {n or len(rows)} points")
-    absent = [str(name) for name in cell.fitted.index if name not in rows.index]
+    if value["n"] < FEW:
+        lines.append(f"only {value['n']} points")
+    learned = dependent_tokenizers(plan, target, everyone)
+    absent = [str(name) for name in everyone.index if name not in rows.index and name not in learned]
     if absent:
         lines.append(f"without {listed(absent)}: a value is missing")
+    if learned:
+        lines.append(f"without {listed(learned)}: dependent judge")
     if cell.sizes:
         lines.append(f"mixed sample sizes: {cell.sizes}")
-    if dependent := dependent_tokenizers(plan, target, rows):
-        lines.append(f"dependent judge: of {listed(dependent)}")
-    if low is None:
+    if value["low"] is None:
         lines.append("no interval: too many resamplings are constant")
     return lines
 
@@ -171,7 +170,7 @@ def mixed_records(plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[
     """Yield the slope of every target on every predictor with a random intercept per group."""
     for target in plan.targets:
         for predictor in plan.predictors:
-            rows = cell.fitted.dropna(subset=[target, predictor])
+            rows = fairly_judged(plan, target, cell.fitted).dropna(subset=[target, predictor])
             for group in plan.groups:
                 try:
                     found = mixed_slope(

@@ -62,6 +62,11 @@ def dependent_tokenizers(plan: AnalysisPlan, target: str, rows: pd.DataFrame) ->
     return [str(name) for name in rows.index[rows["cluster"].isin(clusters)]]
 
 
+def fairly_judged(plan: AnalysisPlan, target: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without `dependent_tokenizers`: their distances flatter them, whatever is correlated or fitted."""
+    return rows.drop(index=dependent_tokenizers(plan, target, rows))
+
+
 def _missing_rows(cells: Sequence[Points]) -> Iterator[Flag]:
     everyone = list(dict.fromkeys(name for one in cells for name in one.all.index))
     for one in cells:
@@ -78,12 +83,19 @@ def _missing_values(table: StudyTable, plan: AnalysisPlan, cells: Sequence[Point
                 yield Flag("missing", name, (), f"{name}: no value with {one.setting}")
                 continue
             rows = rows_of(table, one.setting)
-            for label in rows.loc[rows[name].isna(), "tokenizer"]:
+            for label in rows.loc[rows[name].isna() & ~_judged_elsewhere(rows, name, one), "tokenizer"]:
                 of_name.setdefault(str(label), []).append(str(one.setting))
         if of_name:
             count = sum(map(len, of_name.values()))
             text = f"{name}: {count} cells without a value, left out ({listed(list(of_name))})"
             yield Flag("missing", name, tuple(of_name), text)
+
+
+def _judged_elsewhere(rows: pd.DataFrame, name: str, cell: Points) -> pd.Series:
+    """Return which rows of a study need no value, since the plan asks for it with another seed of their tokenizer."""
+    if "error" not in rows:
+        return pd.Series(False, index=rows.index)
+    return (rows["error"] == "") & rows["tokenizer"].map(cell.all[name].notna())
 
 
 def _constant(plan: AnalysisPlan, cells: Sequence[Points]) -> Iterator[Flag]:
@@ -114,5 +126,5 @@ def _dependent(plan: AnalysisPlan, cells: Sequence[Points]) -> Iterator[Flag]:
     for target in plan.targets:
         names = tuple(dict.fromkeys(name for one in cells for name in dependent_tokenizers(plan, target, one.all)))
         if names:
-            text = f"{target}: {listed(names)} learned from the features that judge them: believe another judge about these"
+            text = f"{target}: without {listed(names)}, which learned from the features that judge them"
             yield Flag("dependent judge", target, names, text)

@@ -41,8 +41,8 @@ class AnalysisPlan(Settings):
     held_out: tuple[str, ...] = ()
     """Tokenizers kept from fitting and then predicted, beside those that the table marks."""
     groups: tuple[str, ...] = ("cluster", "family")
-    """Columns within whose groups correlations are taken too. Every group is left out of predictions in turn, those of the first
-    column of correlations as well."""
+    """Columns within whose groups correlations are taken too, held-out tokenizers among them: nothing is chosen by these. Every
+    group is left out of predictions in turn, those of the first column of correlations as well."""
     mixed: bool = False
     """Whether slopes with a random intercept per group are fitted; takes a quarter of a second each."""
     methods: tuple[Method, ...] = METHODS
@@ -61,6 +61,13 @@ class AnalysisPlan(Settings):
         if both:
             raise ValueError(f"{min(both)} is a target and cannot explain itself")
         return self
+
+    def split_by(self, group: str) -> list[str]:
+        """Return the columns within whose common groups a correlation within ``group`` is taken: it and those named after it.
+
+        Within clusters of one architecture, say: what two architectures differ in is no effect of a cluster.
+        """
+        return list(self.groups[self.groups.index(group) :])
 
     def of_what_there_is(self, table: StudyTable) -> tuple["AnalysisPlan", list[str]]:
         """Return the plan without columns that no row of a study has, and their names.

@@ -10,6 +10,7 @@ import pandas as pd
 from analyses.regression import Prediction, fit, leave_out, predict
 from latentlab.errors import UserError
 from latentlab.study.analysis.correlations import Record, Refuse
+from latentlab.study.analysis.flags import fairly_judged
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points
 
@@ -17,11 +18,27 @@ LEAVE_ONE, HELD_OUT = "leave_one_out", "held_out"
 """Schemes of prediction, beside `leave_group` of every group of the plan."""
 
 
+_COMMON = 0.75
+"""Share of the tokenizers that a predictor must have, and all such predictors together, for scores over the same tokenizers."""
+
+
+def scored_rows(plan: AnalysisPlan, rows: pd.DataFrame, target: str, names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows over which predictors ``names`` are scored: if possible the same ones for all, or scores do not compare.
+
+    They are those that have every predictor that most have, where that leaves enough; otherwise those that have ``names``.
+    """
+    rows = fairly_judged(plan, target, rows).dropna(subset=[target])
+    common = [name for name in plan.predictors if rows[name].notna().mean() >= _COMMON]
+    complete = rows.dropna(subset=common)
+    enough = len(complete) >= _COMMON * len(rows) and {*names} <= {*common}
+    return complete if enough else rows.dropna(subset=[*names])
+
+
 def pair_records(plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[Record]:
     """Yield R^2 of every target on every pair of predictors."""
     for target in plan.targets:
         for first, second in combinations(plan.predictors, 2):
-            rows = cell.fitted.dropna(subset=[target, first, second])
+            rows = scored_rows(plan, cell.fitted, target, (first, second))
             try:
                 found = fit(rows[[first, second]].to_numpy(float), rows[target].to_numpy(float))
             except UserError as error:
@@ -69,11 +86,11 @@ def leave_group(group: str) -> str:
 def _predicted(
     plan: AnalysisPlan, cell: Points, target: str, names: tuple[str, ...], scheme: str, refuse: Refuse
 ) -> Record | None:
-    rows = cell.fitted.dropna(subset=[target, *names])
+    rows = scored_rows(plan, cell.fitted, target, names)
     x, y = rows[[*names]].to_numpy(float), rows[target].to_numpy(float)
     group = next((name for name in plan.groups if leave_group(name) == scheme), plan.groups[0] if plan.groups else None)
     labels = rows[group].astype(str) if group else pd.Series("", index=rows.index)
-    others = cell.held_out.dropna(subset=[target, *names])
+    others = fairly_judged(plan, target, cell.held_out).dropna(subset=[target, *names])
     if (scheme == HELD_OUT and others.empty) or (scheme not in (LEAVE_ONE, HELD_OUT) and labels.nunique() < 2):
         return None
     try:

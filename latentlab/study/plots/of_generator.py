@@ -19,6 +19,7 @@ from figures import (
 )
 from figures.study_points import at, facts
 from latentlab.errors import UserError
+from latentlab.study.analysis.regressions import LEAVE_ONE, of_most_points
 from latentlab.study.plots.inputs import NOISE_COLUMN, StudyFolder, how_many
 
 _MOST_MODELS = 2
@@ -42,7 +43,7 @@ def _two_perspectives(study: StudyFolder, generator: str) -> Figure:
     wanted = (target, generator, guidance)
     pairs = [one for one in study.records("pairs") if (one["target"], one["generator"], one["guidance"]) == wanted]
     scored = [one for one in pairs if one["r2_cross_validated"] is not None]
-    best = max(scored, key=lambda one: one["r2_cross_validated"], default=None)
+    best = max(of_most_points(scored), key=lambda one: one["r2_cross_validated"], default=None)
     names = [best["first"], best["second"]] if best else _first_two(study)
     return study_two_perspectives.draw(study.table, names[0], names[1], target, generator, guidance, best)
 
@@ -128,10 +129,8 @@ def _where_quality_is_lost(study: StudyFolder, generator: str) -> Figure:
 def _predicted_against_observed(study: StudyFolder, generator: str) -> Figure:
     wanted = (study.targets()[0], generator, study.scales(generator)[0])
     found = [one for one in study.held("prediction") if (one["target"], one["generator"], one["guidance"]) == wanted]
-    scores: dict[tuple[str, ...], float] = {}
-    for one in found:
-        if one["scheme"] == "leave_one_out" and one["r2"] is not None:
-            scores[tuple(one["predictors"])] = one["r2"]
+    left_out = [one for one in found if one["scheme"] == LEAVE_ONE and one["r2"] is not None]
+    scores = {tuple(one["predictors"]): one["r2"] for one in of_most_points(left_out)}
     best = sorted(scores, key=lambda names: -scores[names])[:_MOST_MODELS]
     shown = [one for names in best for one in found if tuple(one["predictors"]) == names and one["rows"]]
     return study_predicted_against_observed.draw(study.table, shown or found[:1])

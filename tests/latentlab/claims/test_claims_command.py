@@ -75,6 +75,12 @@ def test_page_has_a_row_and_a_section_per_claim(tmp_path: Path) -> None:
     assert "* command: `latentlab study generators`" in lines
 
 
+def test_page_says_what_is_counted_and_what_intervals_ignore() -> None:
+    rule = page_lines([])[2]
+    assert "holds out for validation are counted here, since a rank correlation fits nothing" in rule
+    assert "treat those of one cluster as independent and are therefore somewhat short" in rule
+
+
 def test_only_prints_and_writes_nothing_unless_told_where(tmp_path: Path) -> None:
     confirmed(tmp_path)
     found = run(tmp_path, "--only", "c9,C2", "--json")

@@ -207,8 +207,8 @@ def test_short_where_ambiguous_missing(tmp_path: Path) -> None:
 # --- C1 ---------------------------------------------------------------------------------------------------------------
 
 
-def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, **changed: Any) -> Path:
-    """Write what `latentlab collapse` writes: index and interval of either side."""
+def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, place: str = "", **changed: Any) -> Path:
+    """Write what `latentlab collapse` writes: index and interval of either side; ``place`` lies below the study's folder."""
     summaries = []
     for path, found in (("continuous", continuous), ("discrete", discrete)):
         if found is not None:
@@ -219,7 +219,7 @@ def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, *
                 "index": index, "index_heldout_views": {"value": 0.7, "interval": None}, **changed,
             })  # fmt: skip
     content = {"command": "latentlab collapse", "perceptual": "st_lpips", "data": {"name": "fashion:test"}}
-    write(folder / "collapse/results.json", {**content, "summaries": summaries})
+    write(folder / "collapse" / place / "results.json", {**content, "summaries": summaries})
     return folder
 
 
@@ -237,6 +237,16 @@ def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, *
 def test_collapse(continuous: Any, discrete: Any, images: int, verdict: str, tmp_path: Path) -> None:
     found = judged("C1", bottlenecks(tmp_path, continuous, discrete, images))
     assert found.verdict == verdict and "fresh views" in found.why
+
+
+def test_collapse_of_other_images_is_told_and_decides_nothing(tmp_path: Path) -> None:
+    bottlenecks(tmp_path, (0.2, 0.1, 0.3), (0.1, 0.0, 0.2))
+    alone = judged("C1", tmp_path)
+    bottlenecks(tmp_path, (1.25, 1.1, 1.4), None, place="taef2", tokenizer="taef2")
+    found = judged("C1", tmp_path)
+    assert (found.verdict, found.value, found.n) == (alone.verdict, alone.value, alone.n) == ("refuted", 0.2, 8)
+    told = "the index of taef2, continuous, 6-D, circles, is 1.25 [1.1, 1.4] (collapse/taef2/results.json)"
+    assert told in found.why and told not in alone.why
 
 
 def test_collapse_missing(tmp_path: Path) -> None:

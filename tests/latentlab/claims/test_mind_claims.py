@@ -101,6 +101,26 @@ def test_sphere_is_needed_also_where_only_norms_blow_up(tmp_path: Path) -> None:
     assert found.verdict == "confirmed" and found.value == pytest.approx(5) and found.n == 3
 
 
+def test_factors_of_the_branch_are_of_pairs_with_one_seed(tmp_path: Path) -> None:
+    """C12: models of four seeds differ by factors, the branch gains 25 % with each at d=16 and 50 % at d=64; two failed."""
+    models = (10.0, 40.0, 20.0, 80.0)
+    factors = {"d=16, without": 1.0, "d=16, with": 0.75, "d=64, without": 1.0, "d=64, with": 0.5}
+    rows = {label: cells([factor * one for one in models]) for label, factor in factors.items()}
+    rows["d=16, with"][0], rows["d=64, without"][3] = failed(0), failed(3)
+    grid(tmp_path / "mind_ablations" / "residual", rows)
+    why = judged("C12", tmp_path).why
+    assert "factor of the branch at d=64 over its factor at d=16: 0.667 [0.667, 0.667] (n=3, seeds)" in why
+
+
+def test_factors_of_the_branch_without_a_common_seed_are_missing(tmp_path: Path) -> None:
+    rows = {label: cells(around(value)) for label, value in ROWS["C12"][2].items()}
+    rows["d=64, with"] = [{**one, "seed": 3 + i} for i, one in enumerate(rows["d=64, with"])]
+    grid(tmp_path / "mind_ablations" / "residual", rows)
+    found = judged("C12", tmp_path)
+    told = "missing: factor of the branch at d=64 over its factor at d=16: no seed has both rows of d=64"
+    assert found.verdict == "undecided" and told in found.why
+
+
 def test_stages_without_precision_can_be_refuted_but_not_confirmed(tmp_path: Path) -> None:
     name, weights, rows = ROWS["C14"]
     for changed, verdict in (({}, "undecided"), ({"greedy 0.1": 40}, "refuted")):

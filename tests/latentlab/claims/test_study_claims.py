@@ -1,6 +1,7 @@
 """C2 to C8 and C16 from made-up studies: confirmed, refuted, too noisy, too few, missing; statistics against slow ones."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from latentlab.claims.study_cells import StudyCells, left_out_r2
+from latentlab.claims.statistic import Statistic, place
+from latentlab.claims.study_cells import StudyCells
 from latentlab.errors import UserError
 from latentlab.study.table import Column, StudyTable
 
@@ -24,6 +26,7 @@ MORE = (
     Column("m_ifid", "measurement", "Distance of interpolations.", "", "lower"),
     Column("step_variance_correlation", "trajectory", "Of step length and variance."),
 )
+TARGET = "gfd_fashion_classifier"
 Change = Callable[[pd.DataFrame], pd.DataFrame | None]
 
 
@@ -90,10 +93,6 @@ def turned(rows: pd.DataFrame) -> pd.Series:
     return quality.where(rows["generator"] == "sit", 100 - quality)
 
 
-def random_srss(rows: pd.DataFrame) -> pd.Series:
-    return per_tokenizer(rows, seed=21)
-
-
 def masked(ratio: float, spread: float = 0.02) -> Change:
     """Return a study with 4 plain and 4 masked tokenizers of one family, whose gFD are in this ratio."""
 
@@ -119,7 +118,7 @@ REFUTED: dict[str, list[Change]] = {
         setting(gfd_fashion_classifier=turned),
     ],
     "C3": [setting(m_linear_probe=lambda rows: rows["m_lnc"] + per_tokenizer(rows, 0.1))],
-    "C4": [],
+    "C4": [setting(gfd_fashion_classifier=two_parts, m_srss=lambda rows: -rows["m_srss"])],
     "C5": [setting(straightness=lambda rows: -rows["straightness"]), setting(efficiency=lambda rows: per_tokenizer(rows))],
     "C6": [setting(step_variance_correlation=lambda rows: per_tokenizer(rows, 0.1))],
     "C7": [setting(m_equivariance=viv), setting(m_equivariance=viv, m_uniformity=viv, m_ifid=viv)],
@@ -146,10 +145,12 @@ def test_refuted(identity: str, place: int, tmp_path: Path) -> None:
     assert found.verdict == "refuted", found.why
 
 
-def test_a_second_predictor_that_says_nothing_is_no_gain(tmp_path: Path) -> None:
-    """C4: in sample it would raise R^2; left out, it lowers it a little."""
-    found = judged("C4", study(tmp_path, setting(m_srss=random_srss), noise=3))
-    assert found.verdict != "confirmed" and found.value is not None and found.value < 0
+def test_a_second_predictor_that_says_nothing_adds_nothing(tmp_path: Path) -> None:
+    """C4: in sample it would raise R^2; left out, it lowers it a little, which does not refute."""
+    found = judged("C4", study(tmp_path, setting(m_srss=lambda rows: per_tokenizer(rows, seed=21)), noise=3))
+    assert found.verdict == "undecided" and found.effect == "r of SRSS with gFD, given LNC"
+    told = re.search(r"prediction of left-out .*: together (\S+), LNC (\S+), SRSS (\S+);", found.why)
+    assert told is not None and float(told[3]) < float(told[1]) < float(told[2])
 
 
 @pytest.mark.parametrize("identity", CONFIRMED)
@@ -178,7 +179,23 @@ def test_noise(identity: str, tmp_path: Path) -> None:
 
 def test_mask_modelling_with_trainings_that_disagree(tmp_path: Path) -> None:
     found = judged("C16", study(tmp_path, masked(0.5, spread=1.0)))
-    assert found.verdict == "undecided" and found.low is not None and "mean rfd_fashion_classifier: mae" in found.why
+    assert found.verdict == "undecided" and found.low is not None
+
+
+def test_reconstruction_beside_mask_modelling_is_of_its_family_and_of_trainings(tmp_path: Path) -> None:
+    """Masked and plain ones of another family reconstruct otherwise; the second seed of one has half of its rows."""
+
+    def change(rows: pd.DataFrame) -> pd.DataFrame:
+        masked(0.5)(rows)
+        number = rows["tokenizer"].str[-2:].astype(int)
+        rows["cluster"] = rows["cluster"].where(number < 16, "mae")  # of family conv, without plain ones
+        rows["rfd_fashion_classifier"] = np.where(number < 4, 3.0, np.where(number < 8, 2.0, 100.0))
+        second = rows[(number == 0) & (rows["generator_seed"] == 0)]
+        return pd.concat([rows, second.assign(tokenizer_seed=1, rfd_fashion_classifier=8.0)], ignore_index=True)
+
+    found = judged("C16", study(tmp_path, change))
+    assert "mean rfd_fashion_classifier (transformer): mae 4, baseline 2; judged by" in found.why  # (4 x 3 + 8) / 5
+    assert "conv" not in found.why and found.n == 4
 
 
 @pytest.mark.parametrize("identity", CONFIRMED)
@@ -193,16 +210,14 @@ def test_missing(identity: str, tmp_path: Path) -> None:
         )
     if identity == "C2":
         study(tmp_path, setting(m_viv=lambda rows: 1.0))
-        assert "m_viv in diffusability/results.csv is the same" in judged(identity, tmp_path).why
+        told = "missing: no correlation in diffusability/results.csv: m_viv is the same for all 24 tokenizers"
+        assert judged(identity, tmp_path).why == told
     if identity == "C16":
         study(tmp_path, setting(cluster=lambda rows: "repa"))
         assert "both clusters, mae and baseline" in judged(identity, tmp_path).why
     if identity == "C8":
         study(tmp_path, setting(m_gmm=lambda rows: 5.0))
-        assert (
-            "no cell of diffusability/results.csv has 4 tokenizers over which both m_gmm and"
-            in judged("C8", tmp_path).why
-        )
+        assert judged("C8", tmp_path).why.endswith("m_gmm is the same for all 24 tokenizers")
 
 
 def test_example_study_as_it_is(tmp_path: Path) -> None:
@@ -211,7 +226,7 @@ def test_example_study_as_it_is(tmp_path: Path) -> None:
     words = {name: judged(name, tmp_path) for name in ("C2", "C3", "C4", "C5", "C7", "C8")}
     assert words["C5"].verdict == "confirmed" and words["C5"].value is not None and words["C5"].value < -0.9
     assert words["C2"].verdict != "refuted" and "0.25 [0.25, " in words["C2"].why  # the first of four
-    assert words["C4"].verdict != "confirmed" and words["C4"].value is not None and words["C4"].value < 0
+    assert words["C4"].verdict == "undecided" and words["C4"].effect == "r of SRSS with gFD, given LNC"
     assert {name for name, one in words.items() if one.value is None} == {"C3", "C7", "C8"}
 
 
@@ -244,6 +259,20 @@ def test_a_folder_that_is_a_study_itself(tmp_path: Path) -> None:
     assert judged("C5", study(tmp_path) / "diffusability").verdict == "confirmed"
 
 
+def test_a_study_file_is_run_elsewhere_than_in_the_folder_of_kept_results(tmp_path: Path) -> None:
+    """A run goes on in its own folder; results that were copied lie without the cells that a run there would look for."""
+    folder = study(tmp_path) / "diffusability"
+    commands = {}
+    for name in ("plan.yaml", "fashion.yaml", "graph.json"):
+        (folder / name).touch()
+        commands[name] = judged("C5", tmp_path).command
+    assert commands == {
+        "plan.yaml": f"latentlab study run {folder}/plan.yaml --out runs/study-fashion",
+        "fashion.yaml": f"latentlab study run {folder}/fashion.yaml --out runs/study-fashion",
+        "graph.json": f"latentlab study run {folder}/plan.yaml --out {folder}",
+    }
+
+
 def test_damaged(tmp_path: Path) -> None:
     study(tmp_path)
     (tmp_path / "diffusability" / "columns.json").write_text("[")
@@ -251,18 +280,121 @@ def test_damaged(tmp_path: Path) -> None:
         judged("C2", tmp_path)
 
 
+# --- true claims are not refuted by the least of many ------------------------------------------------------------------
+
+NAMES = ("viv", "lnc", "linear_probe", "lds", "cds", "srss", "rmsc", "sec", "gmm", "intrinsic_dimension")
+
+
+def drawn_study(
+    folder: Path, seed: int, strengths: Mapping[str, float], cells: int = 1, noise: float = 0.0, tokenizers: int = 24
+) -> Path:
+    """Write a study of tokenizers drawn at random: Gaussian measurements of these correlations with a hidden quality.
+
+    gFD is the quality plus ``noise`` standard deviations, other ones in each cell.
+    """
+    rng = np.random.default_rng(seed)
+    quality = rng.normal(size=tokenizers)
+    made = {f"m_{name}": r * quality + np.sqrt(1 - r**2) * rng.normal(size=tokenizers) for name, r in strengths.items()}
+    same = {"tokenizer_seed": 0, "cluster": "any", "family": "any", "control": "", "control_of": "", "held_out": False}
+    rows = [
+        pd.DataFrame({
+            "tokenizer": [f"t{i}" for i in range(tokenizers)], **same, "generator": "sit", "generator_seed": 0,
+            "guidance": 1.0 + cell, **made, TARGET: quality + noise * rng.normal(size=tokenizers),
+        })
+        for cell in range(cells)
+    ]  # fmt: skip
+    columns = (*(Column(name, "measurement", "Made up.") for name in made), Column(TARGET, "quality", "Made up."))
+    StudyTable(pd.concat(rows, ignore_index=True), columns).write(folder / "diffusability")
+    return folder
+
+
+def test_equivariance_that_is_least_is_not_refuted(tmp_path: Path) -> None:
+    """C7, true by 0.05 to 0.1: the least of 12 estimates less that of equivariance has an interval below 0 in 2 of 12 draws."""
+    strengths = {**dict.fromkeys(NAMES, 0.5), "ifid": 0.45, "uniformity": 0.45, "equivariance": 0.4}
+    found = [judged("C7", drawn_study(tmp_path, seed, strengths)) for seed in range(12)]
+    assert [one.verdict for one in found] == ["undecided"] * 12
+    assert all(one.why.count(" less that of equivariance: ") == 12 for one in found)
+
+
+def test_a_predictor_of_every_cell_is_not_refuted(tmp_path: Path) -> None:
+    """C2, r = 0.55 in each of 6 cells: the least of six estimates has an interval below 0.5 in 4 of 8 draws."""
+    strengths = {"viv": 0.9, "lnc": 0.3, "lds": 0.3, "cds": 0.3}
+    found = [judged("C2", drawn_study(tmp_path, seed, strengths, cells=6, noise=1.2)) for seed in range(8)]
+    assert [one.verdict for one in found] == ["undecided"] * 8
+    assert all(one.why.count("r of VIV with gFD, sit at guidance ") == 6 for one in found)
+
+
+def test_two_that_add_to_each_other_are_not_refuted(tmp_path: Path) -> None:
+    """C4, true: both follow the quality, each with errors of its own; a gain in left-out R^2 was refuted in 2 of 12 draws."""
+    strengths = {"lnc": -0.7, "srss": -0.4}
+    found = [judged("C4", drawn_study(tmp_path, seed, strengths)) for seed in range(12)]
+    assert "refuted" not in [one.verdict for one in found]
+
+
+# --- columns that hardly vary -----------------------------------------------------------------------------------------
+
+
+def odd(name: str, tokenizers: int) -> Change:
+    """Return a study in which as many tokenizers differ from all others in a column."""
+    number = {f"tokenizer-{i:02d}": float(i) for i in range(1, 1 + tokenizers)}
+    return setting(**{name: lambda rows: rows["tokenizer"].map(number).fillna(0.0)})
+
+
+def test_one_odd_tokenizer_decides_nothing(tmp_path: Path) -> None:
+    found = judged("C8", study(tmp_path, odd("m_gmm", 1)))
+    assert found.verdict == "undecided" and found.value is None
+    assert found.why.endswith(
+        "no correlation in diffusability/results.csv: m_gmm is the same for all but 1 of 24 tokenizers"
+    )
+    assert "m_gmm is the same for all but 4 of 24 tokenizers" in judged("C8", study(tmp_path, odd("m_gmm", 4))).why
+    assert judged("C8", study(tmp_path, odd("m_gmm", 5))).value is not None
+
+
+@pytest.mark.parametrize("identity", ["C2", "C7"])
+def test_measurements_that_hardly_vary_or_are_rare_are_not_listed(identity: str, tmp_path: Path) -> None:
+    every = judged(identity, study(tmp_path, odd("m_cds", 5)))
+    assert "not counted" not in every.why and ", cds " in every.why
+
+    def rare(rows: pd.DataFrame) -> None:
+        odd("m_cds", 4)(rows)
+        rows["m_srss"] = rows["m_srss"].where(rows["tokenizer"] < "tokenizer-17")
+
+    found = judged(identity, study(tmp_path, rare))
+    told = "not counted: m_srss is there for 17 of 24 tokenizers, m_cds is the same for all but 4 of 24 tokenizers"
+    assert told in found.why and ", cds " not in found.why and ", srss " not in found.why
+
+
+def test_rounding_is_no_difference(tmp_path: Path) -> None:
+    found = judged("C8", study(tmp_path, setting(m_gmm=lambda rows: 5 + 1e-14 * per_tokenizer(rows))))
+    assert found.why.endswith("m_gmm is the same for all 24 tokenizers")
+
+
+def test_a_cell_without_a_correlation_is_missing_from_every_cell(tmp_path: Path) -> None:
+    """C2 holds everywhere else."""
+
+    def change(rows: pd.DataFrame) -> None:
+        lost = (rows["generator"] == "lightningdit") & (rows["guidance"] == 1.5) & (rows["tokenizer"] > "tokenizer-04")
+        rows[TARGET] = rows[TARGET].where(~lost)
+
+    found = judged("C2", study(tmp_path, change))
+    told = (
+        f"missing: r of VIV with gFD, lightningdit at guidance 1.5: 5 tokenizers have m_viv and {TARGET}, 6 are needed"
+    )
+    assert found.verdict == "undecided" and told in found.why
+
+
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_correlations_are_those_of_scipy_in_every_cell_and_replicate(tmp_path: Path) -> None:
     """Means over seeds, two tokenizers without the measurement, integer values with ties."""
-    table = example_study(10)
+    table = example_study(14)
     rows = table.rows.assign(m_lnc=lambda r: (r["m_lnc"] * 20).round())
     rows.loc[rows["tokenizer"].isin(["tokenizer-01", "tokenizer-05"]), "m_lnc"] = np.nan
     cells = StudyCells.of(StudyTable(rows, table.columns), "")
     for method, scipy_method in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         found = cells.correlation("m_lnc", "gfd_fashion_classifier", method)  # type: ignore[arg-type]
-        assert found.n == 8 and found.table.shape == (6, len(cells.counts))
+        assert found.n == 12 and found.table.shape == (6, len(cells.counts))
         for i, (generator, guidance) in enumerate([(g, s) for g in ("sit", "lightningdit") for s in (1.0, 1.5, 2.0)]):
             chosen = rows[(rows["generator"] == generator) & (rows["guidance"] == guidance)]
             means = chosen.groupby("tokenizer", sort=False)[["m_lnc", "gfd_fashion_classifier"]].mean()
@@ -271,19 +403,74 @@ def test_correlations_are_those_of_scipy_in_every_cell_and_replicate(tmp_path: P
                 assert found.table[i, j] == pytest.approx(scipy_method(*drawn.to_numpy().T).statistic)
 
 
-def test_left_out_r2_is_that_of_fits_without_each() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(9, 2)), rng.normal(size=9)
-    errors, means = [], []
-    for i in range(9):
-        others = np.delete(np.arange(9), i)
-        design = np.column_stack([np.ones(8), x[others]])
-        fitted = np.linalg.lstsq(design, y[others], rcond=None)[0]
-        errors.append(y[i] - np.array([1, *x[i]]) @ fitted)
-        means.append(y[i] - y[others].mean())
-    counts = np.array([[1] * 9, [3, 0, 0, 1, 1, 1, 1, 1, 1]], dtype=float)
-    expected = [1 - (c @ np.square(errors)) / (c @ np.square(means)) for c in counts]
-    assert left_out_r2(counts, x, y) == pytest.approx(expected)
+def test_partial_correlations_are_those_of_three_of_scipy_over_tokenizers_that_have_all() -> None:
+    """r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)), each lacking one column of another tokenizer."""
+    table = example_study(14)
+    rows = table.rows.assign(m_srss=lambda r: (r["m_srss"] * 20).round())
+    for number, name in ((2, "m_lnc"), (3, "m_srss"), (4, TARGET)):
+        rows.loc[rows["tokenizer"] == f"tokenizer-{number:02d}", name] = np.nan
+    cells = StudyCells.of(StudyTable(rows, table.columns), "")
+    found = cells.partial_correlation("m_lnc", TARGET, "m_srss")
+    assert found.n == 11
+    columns = ["m_lnc", TARGET, "m_srss"]
+    for i, frame in enumerate(cells.cells.values()):
+        for j in (0, 1, 7):
+            drawn = frame.loc[frame.index.repeat(cells.counts[j].astype(int)), columns].dropna()
+            assert found.table[i, j] == pytest.approx(partial_of_three(drawn.to_numpy()))
+
+
+def partial_of_three(table: np.ndarray) -> float:
+    r = stats.spearmanr(table).statistic
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)))
+
+
+def test_tokenizers_that_few_resamplings_draw_have_statistics() -> None:
+    """6 of 24: some resamplings draw none of them, and have neither correlation."""
+    table = example_study()
+    rows = table.rows.assign(m_lnc=lambda r: r["m_lnc"].where(r["tokenizer"] < "tokenizer-06"))
+    cells = StudyCells.of(StudyTable(rows, table.columns), "")
+    there = np.array([name < "tokenizer-06" for name in cells.tokenizers])
+    undrawn = ~cells.counts[:, there].any(axis=1)
+    for found in (cells.correlation("m_lnc", TARGET), cells.partial_correlation("m_lnc", TARGET, "m_srss")):
+        assert found.n == 6 and np.isfinite(found.value)
+        assert undrawn.any() and np.isnan(found.table[:, undrawn]).all()
+        assert np.isfinite(found.table).mean() > 0.8  # of three different ones, orders often coincide
+
+
+def test_what_gives_the_same_order_adds_nothing(tmp_path: Path) -> None:
+    found = judged("C4", study(tmp_path, setting(m_srss=lambda rows: 2 * rows["m_lnc"])))
+    assert found.verdict == "undecided" and found.value is None
+    assert found.why.endswith(
+        "of m_lnc, gfd_fashion_classifier and m_srss one decides the order of tokenizers by another"
+    )
+
+
+def test_explained_is_of_fits_without_each() -> None:
+    table = example_study(9)
+    cells = StudyCells.of(table, "")
+    expected: dict[int, list[float]] = {1: [], 2: []}
+    for frame in cells.cells.values():
+        x, y = frame[["m_lnc", "m_srss"]].to_numpy(), frame[TARGET].to_numpy()
+        for k, found in expected.items():
+            errors, means = [], []
+            for i in range(9):
+                others = np.delete(np.arange(9), i)
+                design = np.column_stack([np.ones(8), x[others, :k]])
+                fitted = np.linalg.lstsq(design, y[others], rcond=None)[0]
+                errors.append(y[i] - np.array([1, *x[i, :k]]) @ fitted)
+                means.append(y[i] - y[others].mean())
+            found.append(1 - np.sum(np.square(errors)) / np.sum(np.square(means)))
+    both = ["m_lnc", "m_srss"]
+    for k, found in expected.items():
+        assert cells.explained(both[:k], TARGET, both) == pytest.approx(np.mean(found))
+
+
+def test_place_counts_what_a_cell_has() -> None:
+    """Second of three; where one of them is not there, second of two."""
+    own = Statistic(np.array([[0.5], [0.5], [np.nan]]), 9)
+    rest = [Statistic(np.array([[0.9], [0.9], [0.9]]), 8), Statistic(np.array([[0.1], [np.nan], [0.1]]), 9)]
+    found = place(own, rest)
+    assert found.table[:2, 0] == pytest.approx([2 / 3, 1]) and np.isnan(found.table[2, 0]) and found.n == 8
 
 
 def test_rows_that_lack_one_number_keep_the_others() -> None:

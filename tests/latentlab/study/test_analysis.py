@@ -90,7 +90,64 @@ def test_within_groups(whole):
     found = only(
         whole["correlations"], predictor="m_viv", method="pearson", within="family", generator="sit", guidance=1.0
     )
-    assert found["value"] > 0.99 and found["n"] == 18
+    assert found["value"] > 0.99 and found["n"] == 24
+
+
+def test_within_a_cluster_architectures_are_kept_apart():
+    """Of the three tokenizers of every cluster two are convolutional; a level per architecture moves nothing."""
+    study = one_setting()
+    level = np.where(study.rows.family == "conv", 0.0, 50.0)
+    moved = replace(study, rows=study.rows.assign(m_viv=study.rows.m_viv + level))
+    told, same = (
+        only(analyse(table, PLAN)["correlations"], predictor="m_viv", method="pearson", within="cluster")
+        for table in (study, moved)
+    )
+    assert same["value"] == pytest.approx(told["value"], abs=1e-9) and same["p"] == told["p"]
+    assert told["n"] == 16 and told["value"] > 0.9
+
+
+def test_pairs_are_compared_over_the_same_tokenizers():
+    """One tokenizer lacks one predictor: no pair is scored over it, so that no score is better for want of it."""
+    study = one_setting()
+    lacking = study.rows.m_cds.where(study.rows.tokenizer != "tokenizer-04")
+    found = analyse(replace(study, rows=study.rows.assign(m_cds=lacking)), PLAN)
+    assert {one["n"] for one in found["pairs"]} == {17}
+    assert {one["n"] for one in found["prediction"] if one["scheme"] == "leave_one_out"} == {17}
+    rare = study.rows.m_cds.where(study.rows.tokenizer < "tokenizer-12")
+    found = analyse(replace(study, rows=study.rows.assign(m_cds=rare)), PLAN)
+    assert {(one["first"], one["second"]): one["n"] for one in found["pairs"]} == {
+        ("m_viv", "m_lnc"): 18, ("m_viv", "m_cds"): 9, ("m_lnc", "m_cds"): 9,
+    }  # fmt: skip
+
+
+def test_tokenizers_that_learned_from_a_judge_do_not_count_where_it_judges():
+    """Cluster repa, with distances that no measurement explains, changes nothing that is fitted or correlated."""
+    other = "gfd_efficientnet_lite0"
+    plan = PLAN.model_copy(update={"targets": (TARGET, other), "mixed": True})
+    study = one_setting()
+    repa = study.rows.cluster == "repa"
+    flattered = study.rows[other].where(~repa, -1e4)
+    plain, found = (
+        analyse(replace(study, rows=study.rows.assign(**{other: v})), plan) for v in (study.rows[other], flattered)
+    )
+    for part in ("correlations", "pairs", "prediction", "mixed"):
+        assert found[part] == plain[part]
+    left = 18 - study.rows[repa & ~study.rows.held_out].tokenizer.nunique()
+    assert raw(found, "m_viv", target=other)["n"] == left < 18 == raw(found, "m_viv", target=TARGET)["n"]
+    assert {one["n"] for one in found["pairs"] if one["target"] == other} == {left}
+
+
+def test_a_judge_of_one_seed_leaves_nothing_missing():
+    study = one_setting()
+    dear = "gfd_efficientnet_lite0"
+    plan = PLAN.model_copy(update={"targets": (TARGET, dear)})
+    once = study.rows.assign(**{dear: study.rows[dear].where(study.rows.generator_seed == 0)})
+    assert not [one for one in analyse(replace(study, rows=once), plan)["flags"] if one["flag"] == "missing"]
+    failed = once.assign(
+        error=np.where((once.generator_seed == 1) & (once.tokenizer == "tokenizer-04"), "it failed", "")
+    )
+    (flag,) = [one for one in analyse(replace(study, rows=failed), plan)["flags"] if one["flag"] == "missing"]
+    assert (flag["column"], flag["tokenizers"]) == (dear, ["tokenizer-04"])
 
 
 def test_predictions(whole):
@@ -156,6 +213,19 @@ def test_controls_are_left_out_and_told_apart():
     cds = only(found["controls"], name="m_cds")
     assert cds["relative"] == pytest.approx(-0.5) and (cds["generator"], cds["guidance"]) == ("", None)
     assert only(found["controls"], name="m_viv")["relative"] == 0
+
+
+def test_a_control_is_compared_with_the_training_it_was_made_of():
+    study = one_setting()
+    first = study.rows[study.rows.tokenizer == "tokenizer-00"]
+    other = first.assign(tokenizer_seed=1, m_viv=3 * first.m_viv, **{TARGET: 3 * first[TARGET]})
+    copy = first.assign(tokenizer="same", control="channel_permutation", control_of="tokenizer-00")
+    found = analyse(replace(study, rows=pd.concat([study.rows, other, copy])), PLAN)
+    assert {one["relative"] for one in found["controls"]} == {0}
+    assert only(found["controls"], name="m_viv")["base"] == first.m_viv.iloc[0]
+    of_another = copy.assign(tokenizer_seed=2)
+    found = analyse(replace(study, rows=pd.concat([study.rows, other, of_another])), PLAN)
+    assert not found["controls"] and "the same seeds" in found["warnings"][-1]
 
 
 def test_a_control_without_its_base_is_told():

@@ -8,12 +8,15 @@ import torch
 
 from analyses.embedding import umap_points
 from latentlab import TokenizerSpec
+from latentlab.data import open_data
 from latentlab.files import read_json, write_json
+from latentlab.pixels import SetPixels
 from latentlab.quality.features import feature_extractor
 from latentlab.store import StoreWriter
 from latentlab.study.cells.networks import networks_of
 from latentlab.study.cells.process import RESULT, CellRun, Finished
-from latentlab.study.stages.latents import latent_map
+from latentlab.study.stages.latents import latent_map, measure
+from latentlab.tokenizers.load import load_tokenizer
 
 LATENTS = torch.randn(40, 4, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -53,3 +56,24 @@ def test_a_key_names_the_weights_that_a_measurement_looks_through(
 
 def test_the_perceptual_distance_that_auto_chooses_is_named() -> None:
     assert networks_of("sensitivity", {})["perceptual"] in ("lpips", "st_lpips")
+
+
+@pytest.mark.parametrize(("tokenizer", "refused"), [("maetok", True), ("ae", False)])
+def test_what_1d_tokens_cannot_have_is_no_failure(tokenizer: str, refused: bool, tmp_path: Path) -> None:
+    """Equivariance asks the encoder, not the store, for a grid: in a study with such a tokenizer it is left empty."""
+    opened = load_tokenizer(tokenizer, release="fashion32")
+    images = SetPixels(open_data("fashion:test", limit=8))
+    writer = StoreWriter(tmp_path / "encode" / "latents", request={}, spec=opened.spec)
+    with torch.inference_mode():
+        writer.append(opened.encode(images.take(slice(None))), np.zeros(8, dtype=np.int64))
+    writer.finish()
+    write_json(tmp_path / "encode" / RESULT, {"latents": "latents"})
+    (tmp_path / "tokenizer").mkdir()
+    write_json(tmp_path / "tokenizer" / RESULT, {"name": tokenizer, "release": "fashion32", "weights": None})
+    needs = {"latents": Finished(tmp_path / "encode"), "tokenizer": Finished(tmp_path / "tokenizer")}
+    settings = {"measurement": "equivariance", "parameters": {}, "seed": 0, "images": {"limit": 8}}
+    cell = CellRun(tmp_path / "measure", settings, {"images": "fashion:test"}, needs, "cpu")
+    cell.folder.mkdir()
+    told = measure(cell)
+    assert (told["refused"] is not None) is refused
+    assert "1-D tokens" in told["refused"] if refused else told["value"] > 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -114,6 +115,33 @@ def test_pictures_details_and_floors_lie_beside_the_table(finished: tuple[Path, 
             out / "details" / label / "codebook.json"
         ).exists()
     assert json.loads((out / "floors.json").read_text())["fashion_classifier"] > 0
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_another_variant_of_a_measurement_is_left_out_where_most_rows_have_one(
+    common: bool, finished: tuple[Path, Schedule], tmp_path: Path
+) -> None:
+    """Two rows of either tokenizer have no common variant; six of eight have one."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    mixed = cell_of(finished[1].graph, "measure", "rmsc of mixed").folder(out) / "result.json"
+    mixed.write_text(json.dumps(json.loads(mixed.read_text()) | {"variant": "of another kind"}))
+    told = json.loads((out / "graph.json").read_text())
+    ae = [row for row in told["rows"] if row["identity"]["tokenizer"] == "ae"]
+    for seed in (1, 2) if common else ():
+        told["rows"] += [{**row, "identity": {**row["identity"], "generator_seed": seed}} for row in ae]
+    (out / "graph.json").write_text(json.dumps(told))
+    table, before = collect(out), collect(finished[0])
+    known = table.rows.groupby("tokenizer")["m_rmsc"].first()
+    plain = before.rows.groupby("tokenizer")["m_rmsc"].first()
+    assert known["ae"] == plain["ae"] and (math.isnan(known["mixed"]) if common else known["mixed"] == plain["mixed"])
+    end = (
+        "Left out where only another variant could be measured: mixed (of another kind)."
+        if common
+        else ("Other rows are of other variants, which may not compare: of another kind.")
+    )
+    assert table.column("m_rmsc").meaning == f"{before.column('m_rmsc').meaning} {end}"
+    assert table.rows["gfd_fashion_classifier"].notna().all() and set(table.rows["error"]) == {""}
 
 
 def test_nothing_is_done_twice(finished: tuple[Path, Schedule]) -> None:
