@@ -85,9 +85,9 @@ def control_effects(
         deviation = spread_of(plain, column)["value"].std()
         sign = -1.0 if table.column(column).better == "lower" else 1.0
         for name, both in pairs.items():
-            own, base = (spread_of(same, column) for same in both)
-            if len(own) and len(base) and deviation > 0:
-                (own,), (base,) = own.itertuples(), base.itertuples()
-                effects.loc[name, column] = sign * (own.value - base.value) / deviation
-                inside.loc[name, column] = own.low <= base.high and base.low <= own.high
+            found = [spread_of(same, column) for same in both]
+            if all(map(len, found)) and deviation > 0:
+                own, base = (one.iloc[0] for one in found)
+                effects.loc[name, column] = sign * (own["value"] - base["value"]) / deviation
+                inside.loc[name, column] = own["low"] <= base["high"] and base["low"] <= own["high"]
     return effects, inside
