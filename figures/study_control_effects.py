@@ -79,8 +79,8 @@ def control_effects(
     rows = at(table, generator, guidance)
     plain = rows[~rows["tokenizer"].isin([name for name, one in who.items() if one.control])]
     pairs = {name: with_original(rows, name) for name in controls}
-    effects = pd.DataFrame(np.nan, index=controls, columns=columns)
-    inside = pd.DataFrame(False, index=controls, columns=columns)
+    effects = pd.DataFrame(np.nan, index=controls, columns=list(columns))
+    inside = pd.DataFrame(False, index=controls, columns=list(columns))
     for column in columns:
         deviation = spread_of(plain, column)["value"].std()
         sign = -1.0 if table.column(column).better == "lower" else 1.0

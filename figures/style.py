@@ -144,14 +144,20 @@ def _broken(label: Text, line: str, points: float, breaks: Sequence[tuple[str, s
     return pieces
 
 
+_GAP = 0.3
+"""Inches between a title and the panel of the next one."""
+
+
 def _shorten_titles(figure: Figure) -> bool:
-    """Shorten titles of panels that would reach into a panel beside them; return whether any was."""
-    boxes = [axes.get_window_extent() for axes in figure.axes]
+    """Shorten titles of panels that would reach the title of a panel beside them; return whether any was."""
     before = [axes.get_title(loc="left") for axes in figure.axes]
-    for axes, box, name in zip(figure.axes, boxes, before, strict=True):
-        if any(other.x0 > box.x1 - 1 and other.y0 < box.y1 and box.y0 < other.y1 for other in boxes):
+    titled = [(axes, axes.get_window_extent(), name) for axes, name in zip(figure.axes, before, strict=True) if name]
+    for axes, box, name in titled:
+        beside = [o.x0 for _, o, _ in titled if o.x0 > box.x1 - 1 and o.y0 < box.y1 and box.y0 < o.y1]
+        if beside:
             label: Text = axes._left_title  # type: ignore[attr-defined]
-            lengths = (n for n in range(len(name), 1, -1) if _fits(label, fit(name, n), box.width * 72 / figure.dpi))
+            room = (max(box.x1, min(beside) - _GAP * figure.dpi) - box.x0) * 72 / figure.dpi
+            lengths = (n for n in range(len(name), 1, -1) if _fits(label, fit(name, n), room))
             label.set_text(fit(name, next(lengths, 1)))
     return before != [axes.get_title(loc="left") for axes in figure.axes]
 

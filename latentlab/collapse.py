@@ -390,7 +390,7 @@ def _draw(results: dict[str, Any], out: Path) -> list[str]:
             view, own, through = read_pictures(out / run["picture"], results["image_size"])
             rows = blocks.setdefault(f"{run['path']}: {run['tokenizer']}", {"view": view, "own reconstruction": own})
             rows[run["setting"]] = through
-        title = f"{results['data']['name']}, image {subject}"
+        title = f"{Path(results['data']['name']).name}, image {subject}"  # of a path its end is enough to know it
         files += save(collapse_strips.draw(blocks, name=title), out / "figures" / f"strips_image{subject}")
     return [file.relative_to(out).as_posix() for file in files]
 
