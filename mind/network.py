@@ -47,7 +47,9 @@ class Mind(nn.Module):
             config.vocab_size, config.embed_dim, config.subvector_size, config.normalise, config.embedding_init
         )
         self.fourier = FourierMapper(config)
-        self.residual = ResidualMapper(config) if config.use_residual else None
+        # Drawn in any case, so that models of one seed with and without it start alike in all else.
+        branch = ResidualMapper(config)
+        self.residual = branch if config.use_residual else None
         self.time = TimeEmbedding(config.cond_dim)
         self.classes = nn.Embedding(config.num_classes + 1, config.cond_dim)
         nn.init.normal_(self.classes.weight, std=0.02)

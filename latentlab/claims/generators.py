@@ -1,5 +1,9 @@
 """C9 and C18 from comparisons of generators, C15 from a grid of guidance intervals, C17 from evaluations of students."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from latentlab.claims.claim import Claim
 from latentlab.claims.evidence import Evidence, Missing
 from latentlab.claims.ratios import paired_ratio, ratio
@@ -65,33 +69,44 @@ def _floors(found: Comparison, entrants: dict[str, Entrant]) -> list[str]:
 
 # --- C15 --------------------------------------------------------------------------------------------------------------
 
-_WHOLE, _PART = "guided throughout", "guided in [0.2, 0.6]"
-_KEEPS, _SAVES = 1.05, 0.9
+_NONE, _WHOLE, _PART = "not guided", "guided throughout", "guided in [0.2, 0.6]"
+_KEEPS = 1.05
 
 
 def guidance_interval(evidence: Evidence) -> Judgement:
-    """C15: guided in the released interval only, the distance is at most `_KEEPS` times that of guidance throughout, for at
-    most `_SAVES` times the evaluations. Both sides draw with the same seed from the same weights."""
+    """C15: guided in the released interval only, the distance is at most `_KEEPS` times that of guidance throughout.
+
+    Rows draw with the same seed from the same weights. Where guidance throughout is no better than none there is nothing to keep.
+    That evaluations are saved follows from the settings, and is told.
+    """
     grid = evidence.own_grid("guidance_interval")
     command = grid.command or "latentlab ablate"
-    cells = {label: _cells(grid, label) for label in (_WHOLE, _PART)}
-    seeds = sorted(set(cells[_WHOLE]) & set(cells[_PART]))
+    cells = {label: _cells(grid, label) for label in (_NONE, _WHOLE, _PART)}
+    seeds = sorted(set.intersection(*(set(one) for one in cells.values())))
     if not seeds:
-        raise Missing(f"guidance_interval/results.json has no seed with both rows, '{_WHOLE}' and '{_PART}'", command)
-    pairs = [(cells[_PART][seed], cells[_WHOLE][seed]) for seed in seeds]
-    quality = paired_ratio(
-        "distance guided in the interval over that guided throughout", [_distance(a) / _distance(b) for a, b in pairs],
-        threshold=_KEEPS, because="another seed moves a distance by as much",
-    )  # fmt: skip
-    cost = paired_ratio(
-        "evaluations in the interval over those throughout", [_evaluations(a) / _evaluations(b) for a, b in pairs],
-        threshold=_SAVES, because="a tenth saved",
-    )  # fmt: skip
+        labels = ", ".join(f"'{label}'" for label in cells)
+        raise Missing(f"guidance_interval/results.json has no seed with all of its rows {labels}", command)
+    none, whole, part = ([cells[label][seed] for seed in seeds] for label in cells)
+    quality = paired_ratio("distance guided in the interval over that guided throughout", _ratios(part, whole),
+                           threshold=_KEEPS, because="another seed moves a distance by as much")  # fmt: skip
+    helps = paired_ratio(
+        "distance guided throughout over that not guided", _ratios(whole, none), because="helps at all"
+    )
+    absent = [] if helps.speaks_for() else [f"a gain by guidance, which the interval could keep: {helps.sentence()}"]
+    saved = np.mean([_evaluations(a) / _evaluations(b) for a, b in zip(part, whole, strict=True)])
     scale = (
         f"weights {grid.weights}, {grid.samples:,} samples per row against {grid.reference.name} on {grid.extractor}"
     )
-    notes = ["seeds are draws from one trained model"]
-    return Judgement([(quality,), (cost,)], scale, command, "guidance_interval/results.json", notes)
+    notes = [
+        f"{_PART} takes {short(float(saved))} times the evaluations",
+        f"distance guided throughout over that not guided: {short(helps.value)}",
+        "seeds are draws from one trained model",
+    ]
+    return Judgement([(quality,)], scale, command, "guidance_interval/results.json", notes, absent)
+
+
+def _ratios(first: Sequence[Cell], second: Sequence[Cell]) -> list[float]:
+    return [_distance(a) / _distance(b) for a, b in zip(first, second, strict=True)]
 
 
 def _cells(grid: Grid, label: str) -> dict[int, Cell]:

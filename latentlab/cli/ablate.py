@@ -27,7 +27,11 @@ def ablate(
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option("--runs", metavar="DIR", help="Trained runs; grids may share them (default: runs/ below --out)."),
+        typer.Option(
+            "--runs",
+            metavar="DIR",
+            help="Trained runs, samples and scores; grids with the same folder share them (default: below --out).",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -62,6 +66,6 @@ def ablate(
     where = choose_device(device)
     prepare_threads()
     place = out or _RUNS / f"ablate-{slug(Path(name).stem)}"
-    plan = plan_ablation(grid, runs or place / "runs", seeds=seeds, jobs=jobs, device=str(where))
+    plan = plan_ablation(grid, place, runs=runs, seeds=seeds, jobs=jobs, device=str(where))
     results = run_ablation(plan, place, command=shlex.join(["latentlab", *sys.argv[1:]]))
     report_study(results, place, "table.csv", json, print_ablation, failures)

@@ -33,7 +33,12 @@ def generators(
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory (default: runs/study-NAME).")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option("--runs", metavar="DIR", help="Trained runs (default: runs/ below --out).")
+        Path | None,
+        typer.Option(
+            "--runs",
+            metavar="DIR",
+            help="Trained runs, samples and scores, which studies may share (default: below --out).",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,

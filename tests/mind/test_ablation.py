@@ -101,6 +101,26 @@ def test_released_row_is_the_default_sampler_with_fewer_steps() -> None:
     assert (paper.init_mode, paper.soft_stage, paper.cfg_guidance_clip) == ("pure_noise", "sphere_full", 0)
 
 
+def test_rows_of_released_against_paper_draw_different_tokens() -> None:
+    """top-k within the window leaves the same tokens whatever the window is, so that the window alone is no row."""
+    grid = load_grid("released-vs-paper")
+    settings = [grid.settings(row) for row in grid.rows]
+    windows = [one.top_k if one.topk_window == "full" else min(one.topk_window, one.top_k) for one in settings]
+    told = {one.model_copy(update={"topk_window": window}) for one, window in zip(settings, windows, strict=True)}
+    assert len(told) == len(grid.rows)
+    assert settings[-1].topk_window == "full"
+
+
+def test_rows_of_components_differ_in_their_component_alone() -> None:
+    """All start from xavier, as the published row C does in table 5; guided rows are clipped like those of the stages grid."""
+    grid, stages = load_grid("components"), load_grid("stages")
+    rows = [load_config("mind-fashion", as_overrides(grid.training(row, 0))).mind for row in grid.rows]
+    assert {row.embedding_init for row in rows} == {"xavier"}
+    assert [row.normalise for row in rows] == [False] + 7 * [True]
+    clips = {s.cfg_guidance_clip for s in map(stages.settings, stages.rows) if s.cfg_scale > 1}
+    assert {s.cfg_guidance_clip for s in map(grid.settings, grid.rows) if s.cfg_scale > 1} == clips == {2.0}
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 

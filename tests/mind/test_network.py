@@ -278,6 +278,15 @@ def test_blocks_start_as_the_identity_and_the_residual_branch_at_zero() -> None:
     assert torch.equal(model.run_blocks(hidden, cond), hidden)
 
 
+def test_the_residual_branch_changes_the_start_of_nothing_else() -> None:
+    """Pairs with and without it are compared: they must differ in the branch alone. Its names stay where they were."""
+    with_it, without = fresh().state_dict(), fresh(use_residual=False).state_dict()
+    assert [name for name in with_it if not name.startswith("residual.")] == list(without)
+    assert all(torch.equal(with_it[name], tensor) for name, tensor in without.items())
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in with_it))
+    assert parts == ["scalar", "table", "fourier", "residual", "time", "classes", "rotary", "blocks", "head"]
+
+
 def test_first_gradients_of_the_residual_branch() -> None:
     """Its last layer is zero: it learns at once, and nothing gets through to the layers before."""
     model = fresh()

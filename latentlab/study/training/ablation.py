@@ -2,7 +2,7 @@
 
 Everything is kept by what determines it: trained runs by their resolved configuration, samples and distances by weights,
 sampler settings, seed and judge. A killed command continues, a new row computes only itself, and rows that are the same thing
-share the work.
+share the work: of one grid, or of all grids that are given the same folder for it.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,6 +51,7 @@ class Plan:
         grid: what to do.
         cells: rows x seeds.
         runs: folder of the trained runs.
+        kept: folder of what is drawn and judged.
         jobs: trainings, then rows, side by side.
         device: where everything is computed.
     """
@@ -58,6 +59,7 @@ class Plan:
     grid: Grid
     cells: tuple[Cell, ...]
     runs: Path
+    kept: Path
     jobs: int
     device: str
 
@@ -89,12 +91,15 @@ class Plan:
         return find_weights(self.grid.weights)
 
 
-def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, device: str = "cpu") -> Plan:
+def plan_ablation(
+    grid: Grid, out: Path, *, runs: Path | None = None, seeds: int = 1, jobs: int = 2, device: str = "cpu"
+) -> Plan:
     """Resolve every row.
 
     Args:
         grid: from `load_grid`.
-        runs: folder of the trained runs; several grids may share one.
+        out: run directory.
+        runs: folder of trained runs, samples and what they score, which several grids may share (default: below ``out``).
         seeds: repetitions of every row, numbered from 0.
         jobs: trainings, then rows, side by side.
         device: where everything is computed.
@@ -111,7 +116,7 @@ def plan_ablation(grid: Grid, runs: Path, *, seeds: int = 1, jobs: int = 2, devi
         for row in grid.rows
         for seed in range(seeds)
     ]
-    plan = Plan(grid, tuple(cells), runs, jobs, device)
+    plan = Plan(grid, tuple(cells), runs or out / "runs", runs or out, jobs, device)
     if grid.weights is not None:
         find_weights(grid.weights)
     plan.judge.check()
@@ -132,7 +137,7 @@ def plan_training(grid: Grid, row: Row, seed: int) -> Training:
         overrides.append(f"optimiser.steps={steps}")
         config = load_config(grid.base, overrides)
     _ = config.mind  # checks the model's fields
-    return Training("mind", grid.base, tuple(overrides), config)
+    return Training("mind", tuple(overrides), config)
 
 
 def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[str, Any]:
@@ -146,9 +151,10 @@ def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[s
         command: the command line, for the record.
 
     Raises:
-        UserError: ``out`` cannot be written.
+        UserError: ``out``, or the folder that the work is kept in, cannot be written.
     """
-    make_writable(out)
+    for folder in (out, plan.kept):
+        make_writable(folder)
     failed = train_all(plan.trainings, plan.runs, plan.jobs, plan.device)
     cells = _all_cells(plan, out, failed)
     grid = plan.grid
@@ -177,7 +183,8 @@ def run_ablation(plan: Plan, out: Path, *, command: str | None = None) -> dict[s
 def _all_cells(plan: Plan, out: Path, failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what every cell gave, in order; one that fails says why."""
     trained = [cell for cell in plan.cells if cell.training is None or cell.training.name not in failed]
-    outcomes = iter(measure_points([plan.point(cell) for cell in trained], plan.judge, out, plan.jobs, plan.device))
+    points = [plan.point(cell) for cell in trained]
+    outcomes = iter(measure_points(points, plan.judge, plan.kept, out, plan.jobs, plan.device))
     geometry = cache(lambda weights: table_statistics(load_mind(weights).table))
     records = []
     for cell in plan.cells:

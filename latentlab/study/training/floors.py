@@ -18,16 +18,16 @@ from latentlab.study.training.scoring import POINT_VERSION, Judge
 from mind.run_config import DataConfig
 
 
-def real_floor(data: DataConfig, n: int, judge: Judge, out: Path, device: str = "cpu") -> dict[str, Any]:
+def real_floor(data: DataConfig, n: int, judge: Judge, kept: Path, device: str = "cpu") -> dict[str, Any]:
     """Return the quality of ``n`` training images, balanced over classes: what a perfect generator would have.
 
     Raises:
         UserError: the run was trained on a store, whose images are not known, or they cannot be read.
     """
-    return _kept(f"real {data.train}", _training_images(data, n), judge, out, device)
+    return _judged(f"real {data.train}", _training_images(data, n), judge, kept, device)
 
 
-def reconstruction_floor(data: DataConfig, n: int, judge: Judge, out: Path, device: str = "cpu") -> dict[str, Any]:
+def reconstruction_floor(data: DataConfig, n: int, judge: Judge, kept: Path, device: str = "cpu") -> dict[str, Any]:
     """Return the quality of the reconstructions of the same images: what a perfect generator of these latents would have.
 
     Raises:
@@ -40,7 +40,7 @@ def reconstruction_floor(data: DataConfig, n: int, judge: Judge, out: Path, devi
     codec = codec_of(tokenizer, device)
     parts = [codec.decode(codec.encode(images.take(rows))) for rows in images.slices()]
     name = f"{data.tokenizer} {weights_digest(tokenizer)} of {images.fingerprint}"
-    return _kept(name, as_pixels(torch.cat(parts)), judge, out, device)
+    return _judged(name, as_pixels(torch.cat(parts)), judge, kept, device)
 
 
 def _training_images(data: DataConfig, n: int) -> Pixels:
@@ -50,11 +50,11 @@ def _training_images(data: DataConfig, n: int) -> Pixels:
     return images
 
 
-def _kept(name: str, images: Pixels, judge: Judge, out: Path, device: str) -> dict[str, Any]:
+def _judged(name: str, images: Pixels, judge: Judge, kept: Path, device: str) -> dict[str, Any]:
     key = digest([__version__, POINT_VERSION, name, images.fingerprint, judge.key])
-    finished = FinishedSteps(out / "points")
-    kept = finished.get(key, key)
-    if kept is None:
-        kept = judge.judge(EvaluationSet(name, images, {"kind": "images", "path": name, "n": images.n}), device)
-        finished.put(key, key, kept)
-    return dict(kept)
+    finished = FinishedSteps(kept / "points")
+    found = finished.get(key, key)
+    if found is None:
+        found = judge.judge(EvaluationSet(name, images, {"kind": "images", "path": name, "n": images.n}), device)
+        finished.put(key, key, found)
+    return dict(found)

@@ -67,6 +67,7 @@ class Plan:
         comparison: what to do.
         entrants: in its order.
         runs: folder of the trained runs.
+        kept: folder of what is drawn and judged.
         jobs: processes side by side.
         device: where everything is computed.
     """
@@ -74,6 +75,7 @@ class Plan:
     comparison: Comparison
     entrants: tuple[Entrant, ...]
     runs: Path
+    kept: Path
     jobs: int
     device: str
 
@@ -100,7 +102,7 @@ def plan_comparison(
     Args:
         comparison: from `load_comparison`.
         out: run directory.
-        runs: folder of the trained runs (default: ``runs`` in ``out``).
+        runs: folder of trained runs, samples and what they score, which several studies may share (default: below ``out``).
         seeds: runs of every generator, numbered from 0.
         jobs: processes side by side.
         device: where everything is computed.
@@ -112,7 +114,8 @@ def plan_comparison(
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    make_writable(out)
+    for folder in (out, runs or out):
+        make_writable(folder)
     _judge(comparison).check()
     for generator in comparison.generators:
         _check_sampler(generator)
@@ -128,7 +131,7 @@ def plan_comparison(
             for seed in range(seeds)
         )
         entrants.append(Entrant(generator, cost["operations"], cost["parameters"], trainings))
-    return Plan(comparison, tuple(entrants), runs or out / "runs", jobs, device)
+    return Plan(comparison, tuple(entrants), runs or out / "runs", runs or out, jobs, device)
 
 
 def _training(comparison: Comparison, generator: Generator, seed: int, **more: Any) -> Training:
@@ -137,7 +140,7 @@ def _training(comparison: Comparison, generator: Generator, seed: int, **more: A
         config = read_run(generator.kind, generator.base, overrides)
     except UserError as error:
         raise UserError(f"generator '{generator.label}': {error}") from error
-    return Training(generator.kind, generator.base, tuple(overrides), config)
+    return Training(generator.kind, tuple(overrides), config)
 
 
 def _check_sampler(generator: Generator) -> None:
@@ -202,7 +205,7 @@ def run_comparison(plan: Plan, out: Path, *, command: str | None = None) -> dict
         "reference": {"name": comparison.reference, "fingerprint": reference.fingerprint, "n": reference.n},
         "seeds": plan.seeds,
         "operations": comparison.steps * plan.entrants[0].operations,
-        "floors": _floors(plan, out),
+        "floors": _floors(plan),
         "generators": [_record(plan, number, points, failed) for number in range(len(plan.entrants))],
     }
     results["figures"] = draw_figures(results, out)
@@ -248,11 +251,11 @@ def _measure_all(plan: Plan, out: Path, failed: Mapping[str, str]) -> dict[Place
         for place, point in _places(plan).items()
         if plan.entrants[place[0]].trainings[place[1]].name not in failed
     }
-    outcomes = measure_points([*places.values()], plan.judge, out, plan.jobs, plan.device)
+    outcomes = measure_points([*places.values()], plan.judge, plan.kept, out, plan.jobs, plan.device)
     return dict(zip(places, outcomes, strict=True))
 
 
-def _floors(plan: Plan, out: Path) -> dict[str, Any]:
+def _floors(plan: Plan) -> dict[str, Any]:
     """Return what real images score, and per tokenizer its reconstructions."""
     comparison = plan.comparison
     floors: dict[str, Any] = {}
@@ -260,7 +263,7 @@ def _floors(plan: Plan, out: Path) -> dict[str, Any]:
         data = one.trainings[0].config.data
         if data.train is None:
             continue  # a store, whose images are not known
-        asked = data, comparison.samples, plan.judge, out, plan.device
+        asked = data, comparison.samples, plan.judge, plan.kept, plan.device
         for name, floor in (
             ("real images", real_floor),
             (f"reconstructions of {data.tokenizer}", reconstruction_floor),

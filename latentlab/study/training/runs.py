@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from latentlab import __version__
 from latentlab.data import open_data
-from latentlab.files import digest, file_sha256
+from latentlab.files import digest, file_sha256, write_text
 from latentlab.run_folder import RunFolder, stop_signal
 from latentlab.runtime import progress, usable_cpus
 from latentlab.store import LatentStore
 from mind.run_config import DataConfig, RunConfig
+from mind.train_config import TrainConfig
 from mind.training import kept_weights
 
 _LAST_SHARE = 0.1
@@ -30,20 +34,29 @@ class Training:
 
     Attributes:
         kind: of generator, a name of `mind.kinds`.
-        base: training configuration.
-        overrides: ``a.b=value``.
-        config: both together.
+        overrides: what the study changes in a training configuration, ``a.b=value``, for the record.
+        config: with the changes.
     """
 
     kind: str
-    base: str
     overrides: tuple[str, ...]
     config: RunConfig
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as JSON values, MIND's model with every default filled in: spelling one out is no other run.
+
+        The model of a baseline takes its shape from the latents too, and stays as it was written.
+        """
+        settings = self.config.model_dump(mode="json")
+        if isinstance(self.config, TrainConfig):
+            settings["model"] = self.config.mind.model_dump(mode="json")
+        return settings
+
+    @cached_property
     def name(self) -> str:
         """Name of everything that determines the weights: the configuration, and what is in the files that it names."""
-        return digest([__version__, self.config.model_dump(mode="json"), *_contents(self.config.data)])
+        return digest([__version__, self.settings, *_contents(self.config.data)])
 
     def folder(self, runs: Path) -> Path:
         """Return the run's folder below the folder ``runs``."""
@@ -62,6 +75,15 @@ class Training:
     def log(self, runs: Path) -> Path:
         """Return the file of what the run says."""
         return runs / f"{self.name}.log"
+
+    def write_settings(self, runs: Path) -> Path:
+        """Write and return the file that the run is started with: the same one for whatever is called by the same name.
+
+        A run goes on only under the very configuration that it was begun with.
+        """
+        file = runs / f"{self.name}.yaml"
+        write_text(file, yaml.safe_dump(self.settings))
+        return file
 
 
 def _contents(data: DataConfig) -> list[str]:
@@ -110,13 +132,11 @@ def train_all(trainings: Sequence[Training], runs: Path, jobs: int = 1, device: 
 
 
 def _start(training: Training, runs: Path, jobs: int, device: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "latentlab", "train", training.kind, "--config", training.base]
-    for override in training.overrides:
-        command += ["--set", override]
+    command = [sys.executable, "-m", "latentlab", "train", training.kind]
+    command += ["--config", str(training.write_settings(runs))]
     command += ["--out", str(training.folder(runs)), "--device", device]
     threads = str(max(1, usable_cpus() // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    runs.mkdir(parents=True, exist_ok=True)
     with open(training.log(runs), "ab") as log:
         # a session of its own: Ctrl-C of a terminal reaches us only, and a run is asked to stop once, not twice
         return subprocess.Popen(

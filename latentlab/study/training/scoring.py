@@ -1,13 +1,15 @@
 """One point of a study: images drawn from given weights with given settings, judged; computed once and kept."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import WeakFileLock
 
 from latentlab import __version__
 from latentlab.errors import UserError
@@ -117,23 +119,30 @@ class Point:
         """
         return open_weights(self.kind, self.weights, settings=self.settings, tokenizer=self.tokenizer, device=device)
 
-    def measure(self, judge: Judge, out: Path, device: str = "cpu") -> dict[str, Any]:
-        """Return ``quality``, ``sampling`` and the folder of the images, drawn below ``out`` now or kept from an earlier time.
+    def measure(self, judge: Judge, kept: Path, device: str = "cpu") -> dict[str, Any]:
+        """Return ``quality``, ``sampling`` and the folder of the images, drawn below ``kept`` now or at an earlier time.
+
+        Studies may share ``kept``: of two that want the same point at once the second waits, and finds it done.
 
         Raises:
             UserError: weights, settings or reference that cannot be used.
         """
         generator = self.open(device)
-        drawn = digest([__version__, generator.facts(), self.samples, self.seed])
+        # Where a batch decides its images, a device with larger batches draws others.
+        batches = [generator.batch_size] if generator.batch_dependent else []
+        drawn = digest([__version__, generator.facts(), self.samples, self.seed, *batches])
         key = digest([POINT_VERSION, drawn, judge.key])
-        finished = FinishedSteps(out / "points")
-        kept = finished.get(key, key)
-        if kept is None:
-            made = generate(generator, out / "samples" / drawn, n=self.samples, seed=self.seed)
-            quality = judge.judge(open_samples(str(made.folder)), device)
-            kept = {"quality": quality, "sampling": made.record, "images": f"samples/{drawn}"}
-            finished.put(key, key, kept)
-        return dict(kept)
+        points = kept / "points"
+        points.mkdir(parents=True, exist_ok=True)
+        finished = FinishedSteps(points)
+        with WeakFileLock(points / f".{key}.lock"):
+            found = finished.get(key, key)
+            if found is None:
+                made = generate(generator, kept / "samples" / drawn, n=self.samples, seed=self.seed)
+                quality = judge.judge(open_samples(str(made.folder)), device)
+                found = {"quality": quality, "sampling": made.record, "images": f"samples/{drawn}"}
+                finished.put(key, key, found)
+        return dict(found)
 
     def cost(self, repeats: int, device: str = "cpu") -> dict[str, Any]:
         """Return what one image at a time takes, by the clock: median seconds, of them decoding, and passes through the network.
@@ -165,26 +174,37 @@ class Point:
         }
 
 
-def measure_points(points: Sequence[Point], judge: Judge, out: Path, jobs: int, device: str) -> list[Outcome]:
+def measure_points(
+    points: Sequence[Point], judge: Judge, kept: Path, out: Path, jobs: int, device: str
+) -> list[Outcome]:
     """Return what became of every point, in order: what `Point.measure` returns, or why it failed, which is said at once.
 
     Args:
         points: of which equal ones are drawn once.
         judge: of all of them.
-        out: where images and numbers are kept.
+        kept: where images and numbers are kept.
+        out: folder of the study, from which the paths of images lead to them.
         jobs: processes side by side.
         device: where everything is computed.
     """
     distinct = list({point.name: point for point in points}.values())
-    tasks = [partial(point.measure, judge, out, device) for point in distinct]
+    tasks = [partial(point.measure, judge, kept, device) for point in distinct]
 
     def note(number: int, outcome: Outcome) -> None:
         if outcome.error:
             say(f"{distinct[number].weights}, {dict(distinct[number].settings)}, failed: {outcome.error}")
 
     outcomes = run_side_by_side(tasks, jobs, "points", note)
-    by_name = {point.name: outcome for point, outcome in zip(distinct, outcomes, strict=True)}
+    by_name = {point.name: _seen_from(out, kept, one) for point, one in zip(distinct, outcomes, strict=True)}
     return [by_name[point.name] for point in points]
+
+
+def _seen_from(out: Path, kept: Path, outcome: Outcome) -> Outcome:
+    """Return the outcome of a point with the path of its images from ``out`` instead of ``kept``."""
+    if outcome.value is None:
+        return outcome
+    images = os.path.relpath((kept / outcome.value["images"]).resolve(), out.resolve())
+    return replace(outcome, value={**outcome.value, "images": images})
 
 
 def _wait(device: str) -> None:

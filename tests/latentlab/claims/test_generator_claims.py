@@ -94,22 +94,25 @@ def test_schedules_missing_or_weighted_otherwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "evaluations", "noise", "verdict"),
+    ("none", "part", "noise", "verdict"),
     [
-        (19.5, 70.0, NOISE, "confirmed"),
-        (30.0, 70.0, NOISE, "refuted"),
-        (19.5, 99.0, NOISE, "refuted"),
-        (20.0, 70.0, WILD, "undecided"),
-        (19.5, 70.0, (0.0,), "undecided"),
+        (40.0, 19.5, NOISE, "confirmed"),
+        (40.0, 30.0, NOISE, "refuted"),
+        (15.0, 19.5, NOISE, "undecided"),  # guidance itself costs: there is nothing to keep
+        (40.0, 20.0, WILD, "undecided"),
+        (40.0, 19.5, (0.0,), "undecided"),
     ],
 )
-def test_interval(part: float, evaluations: float, noise: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
+def test_interval(none: float, part: float, noise: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
     rows = {
+        "not guided": cells(around(none, [0.0] * len(noise)), evaluations=50.0),
         "guided throughout": cells(around(20.0, [0.0] * len(noise)), evaluations=100.0),
-        "guided in [0.2, 0.6]": cells(around(part, noise), evaluations=evaluations),
+        "guided in [0.2, 0.6]": cells(around(part, noise), evaluations=72.0),
     }
     grid(tmp_path / "guidance_interval", rows, "fashion32")
-    assert judged("C15", tmp_path).verdict == verdict
+    found = judged("C15", tmp_path)
+    assert found.verdict == verdict and "takes 0.72 times the evaluations" in found.why
+    assert ("missing: a gain by guidance" in found.why) is (none < 20 or len(noise) < 3)
 
 
 def test_interval_missing(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_interval_missing(tmp_path: Path) -> None:
 def test_its_grid_has_the_rows_that_are_compared() -> None:
     yaml = pytest.importorskip("yaml")
     labels = [row["label"] for row in yaml.safe_load((STUDIES / "guidance_interval" / "grid.yaml").read_text())["rows"]]
-    assert {"guided throughout", "guided in [0.2, 0.6]"} <= set(labels)
+    assert {"not guided", "guided throughout", "guided in [0.2, 0.6]"} <= set(labels)
     found = yaml.safe_load((STUDIES / "masking_schedules" / "comparison.yaml").read_text())["generators"]
     assert {"exp", "linear", "cosine"} <= {one["train"]["model"]["schedule"] for one in found}
 

@@ -5,7 +5,9 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from latentlab.study.training import scoring
 from latentlab.study.training.ablation import plan_ablation, run_ablation
 from latentlab.study.training.ablation_report import print_ablation
 from latentlab.study.training.runs import Training, final_losses
+from latentlab.study.training.scoring import Judge, Point
 from mind.ablation import Grid
 from mind.generate import generate
 from mind.mind_recipe import train_mind as train
+from mind.pipeline import MindGenerator
 
 WEIGHTS = "mind.safetensors"
 start_process = study_training._start
@@ -85,7 +89,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def finished(small_world: Path) -> tuple[Path, dict[str, Any]]:
     """Everything done once."""
     out = small_world / "out"
-    plan = plan_ablation(grid(small_world / "base.yaml"), out / "runs", jobs=2)
+    plan = plan_ablation(grid(small_world / "base.yaml"), out, jobs=2)
     return out, run_ablation(plan, out, command="latentlab ablate tiny")
 
 
@@ -168,8 +172,9 @@ def test_only_what_is_new_is_computed(
 
     def again(rows: list[dict[str, Any]]) -> dict[str, Any]:
         calls.clear()
-        plan = plan_ablation(grid(small_world / "base.yaml", rows=rows), out / "runs", jobs=1)
-        return run_ablation(plan, small_world / "again")
+        again = small_world / "again"
+        plan = plan_ablation(grid(small_world / "base.yaml", rows=rows), again, runs=out / "runs", jobs=1)
+        return run_ablation(plan, again)
 
     again(kept)
     assert calls == ["sphere", "sphere, greedy", "no sphere"]  # another folder, the same runs
@@ -179,23 +184,90 @@ def test_only_what_is_new_is_computed(
         assert one["values"] == row(results, one["label"])["values"]
     again([{"label": "eta", "sample": {"eta": 0.0}}, *kept, {"label": "a copy"}])
     assert calls == ["eta"]  # the copy of "sphere" is what it is
-    for record in (small_world / "again" / "points").glob("*.json"):
+    for record in (out / "runs" / "points").glob("*.json"):
         record.write_text(record.read_text()[:40])
     again(kept[:1])
     assert calls == ["sphere"]
     assert {file: file.stat().st_mtime_ns for file in out.glob(f"runs/*/{WEIGHTS}")} == before
 
 
+def test_grids_that_share_their_runs_share_samples(
+    finished: tuple[Path, dict[str, Any]], small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row is in both grids, and drawn once; each grid finds its pictures from its own folder, be that a link."""
+    weights = Path(row(finished[1], "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
+    calls = measured(monkeypatch)
+    shared, one, two = (small_world / name for name in ("shared", "one", "two"))
+    (small_world / "deep" / "er").mkdir(parents=True)
+    two.symlink_to(small_world / "deep" / "er")
+
+    def ablated(out: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+        asked = grid(weights, base=None, weights=str(weights), rows=rows, published=None)
+        results = run_ablation(plan_ablation(asked, out, runs=shared, jobs=1), out)
+        assert all((out / figure).is_file() for figure in results["figures"])
+        return [found["cells"][0] for found in results["rows"]]
+
+    (first,) = ablated(one, {"label": "plain"})
+    second, greedy = ablated(
+        two, {"label": "as before", "sample": {"eta": 0.99}}, {"label": "greedy", "sample": {"greedy_ratio": 1}}
+    )
+    assert calls == ["sphere", "sphere, greedy"]
+    assert first["distance"] == second["distance"] != greedy["distance"]
+    assert all(
+        (out / cell["samples"] / "grid.png").is_file() for out, cell in ((one, first), (two, second), (two, greedy))
+    )
+    assert (one / first["samples"]).resolve() == (two / second["samples"]).resolve()
+    kept = {path.parent.relative_to(small_world) for path in small_world.glob("*/points/*.json")}
+    assert Path("shared/points") in kept and not {Path("one/points"), Path("two/points")} & kept
+
+
+def test_two_grids_at_once_judge_a_point_once(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path(row(finished[1], "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
+    point = Point("mind", weights, {"steps": 1, "cfg_scale": 1.0}, samples=6)
+    opened, judged = Barrier(2, timeout=60), []
+    judge_images, open_point = Judge.judge, Point.open
+
+    def open_together(self: Point, device: str) -> Any:
+        generator = open_point(self, device)
+        opened.wait()
+        return generator
+
+    def counted(self: Judge, *args: Any) -> dict[str, Any]:
+        judged.append(self)
+        return judge_images(self, *args)
+
+    monkeypatch.setattr(Point, "open", open_together)
+    monkeypatch.setattr(Judge, "judge", counted)
+    judge = Judge("fashion:test", 8, "fashion-classifier")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: point.measure(judge, tmp_path), range(2))
+    assert first == second and len(judged) == 1
+
+
+def test_images_that_depend_on_their_batch_are_kept_apart(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU takes larger batches: what it draws then is another point, also in a folder that was begun without one."""
+    weights = Path(row(finished[1], "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
+    point = Point("mind", weights, {"steps": 1, "cfg_scale": 1.0, "noise": "released"}, samples=6)
+    judge = Judge("fashion:test", 8, "fashion-classifier")
+    images = []
+    for size in (4, 6):
+        monkeypatch.setattr(MindGenerator, "batch_size", size)
+        images.append(point.measure(judge, tmp_path)["images"])
+    assert images[0] != images[1]
+
+
 def test_a_row_that_cannot_be_sampled_costs_no_other(
     finished: tuple[Path, dict[str, Any]], small_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A grid without training, two seeds; drawing fails for one of four."""
-    out, results = finished
-    weights = Path(row(results, "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
+    weights = Path(row(finished[1], "sphere")["cells"][0]["training"]["run"]) / WEIGHTS
     rows = [{"label": "a"}, {"label": "b", "sample": {"schedule": "cosine"}}]
-    plan = plan_ablation(
-        grid(weights, base=None, weights=str(weights), rows=rows, published=None), out / "none", seeds=2, jobs=1
-    )
+    asked = grid(weights, base=None, weights=str(weights), rows=rows, published=None)
+    plan = plan_ablation(asked, small_world / "sampled", seeds=2, jobs=1)
 
     def failing(generator: Any, *args: Any, **kwargs: Any) -> Any:
         if generator.settings.schedule == "cosine" and kwargs["seed"] == 1:
@@ -212,7 +284,7 @@ def test_a_row_that_cannot_be_sampled_costs_no_other(
         "RuntimeError: the disk is full",
     ]
     assert len(a["values"]["distance"]) == 2 and a["values"]["distance"][0] != a["values"]["distance"][1]
-    assert a["values"]["train loss"] == [] and not (out / "none").exists()
+    assert a["values"]["train loss"] == [] and not (small_world / "sampled" / "runs").exists()
     assert "figures/norms.png" not in found["figures"]
 
 

@@ -157,10 +157,10 @@ def test_tables_and_figures_are_written(finished: tuple[Path, dict[str, Any]]) -
     assert float(first["distance"]) == quality(point, "distance")[0] and first["share"] == ""
 
 
-def again(out: Path, **changes: Any) -> tuple[dict[str, Any], list[str]]:
+def again(out: Path, runs: Path | None = None, **changes: Any) -> tuple[dict[str, Any], list[str]]:
     """Run a changed comparison in the same folder; return results and the weights that were drawn from anew."""
     whole = load_comparison("smoke", SMALL).model_dump()
-    plan = study.plan_comparison(Comparison.model_validate({**whole, **changes}), out, jobs=1)
+    plan = study.plan_comparison(Comparison.model_validate({**whole, **changes}), out, runs=runs, jobs=1)
     drawn: list[str] = []
     original = scoring.generate
 
@@ -186,6 +186,20 @@ def test_only_what_is_new_is_computed(finished: tuple[Path, dict[str, Any]]) -> 
     assert drawn == ["mind", "emigm", "sit", "lightningdit", "dit"]
     assert [point["scale"] for point in scales["generators"][0]["runs"][0]["guidance"]] == [1.0, 1.5, 2.0]
     assert {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*.safetensors")} == before
+
+
+def test_comparisons_that_share_their_runs_share_samples(
+    finished: tuple[Path, dict[str, Any]], small_world: Path
+) -> None:
+    """Pictures are found from the folder of either."""
+    out, _ = finished
+    shared, other = small_world / "shared", small_world / "other"
+    shared.mkdir()
+    for place in (*(out / "runs").iterdir(), out / "points", out / "samples"):
+        (shared / place.name).symlink_to(place)
+    results, drawn = again(other, shared)
+    assert drawn == [] and not (other / "points").exists()
+    assert all((other / one["runs"][0]["curve"][-1]["images"] / "grid.png").is_file() for one in results["generators"])
 
 
 def test_a_generator_that_fails_costs_no_other(
@@ -227,7 +241,7 @@ def test_runs_are_named_after_the_content_of_their_files(tmp_path: Path) -> None
 
     def name(*overrides: str) -> str:
         config = read_run("sit", "sit-fashion", overrides)
-        return Training("sit", "sit-fashion", tuple(overrides), config).name
+        return Training("sit", tuple(overrides), config).name
 
     weights = tmp_path / "kl.safetensors"
     names = {name()}

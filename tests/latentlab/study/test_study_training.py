@@ -14,7 +14,9 @@ from latentlab.errors import UserError
 from latentlab.study.training import runs as study_training
 from latentlab.study.training.ablation import plan_training
 from latentlab.study.training.runs import Training, final_losses, norm_history, train_all
-from mind.ablation import Grid, Row
+from mind.ablation import Grid, Row, load_grid
+from mind.config import MindConfig, sized
+from mind.kinds import read_run
 
 WEIGHTS = "mind_ema.safetensors"
 """What a run writes last."""
@@ -31,6 +33,52 @@ def test_equal_training_has_one_name() -> None:
     assert a.name == same.name != other.name
     assert plan_training(GRID, Row(label="a"), 1).name != a.name
     assert "optimiser.steps=10" in a.overrides and a.config.optimiser.steps == 10
+
+
+SPELLED_OUT: dict[str, Any] = {
+    "model.signal_factor": 1, "model.noise_factor": 0.6, "model.grid": [8, 8], "model.use_residual": True,
+    "model.embedding_init": "released", "model.vocab_size": 512.0, "optimiser.learning_rate": 1, "loss.mse_weight": 1,
+}  # fmt: skip
+"""What `GRID` trains anyway, its learning rate aside, with whole numbers where the fields are not."""
+
+
+def test_a_default_that_is_spelled_out_makes_no_other_run() -> None:
+    """Nor does the order of the settings, nor 1 for 1.0."""
+    rate = {"optimiser.learning_rate": 1.0}
+    assert planned("a", train=rate).name == planned("b", train=SPELLED_OUT).name
+    backwards = dict(reversed(SPELLED_OUT.items()))
+    assert planned("a", train=backwards).name == planned("b", train=SPELLED_OUT).name
+    whole = {f"model.{name}": value for name, value in sized("mind-fashion").model_dump(mode="json").items()}
+    assert planned("a", train=whole).name == planned("b").name
+
+
+OTHER: dict[str, Any] = {
+    "vocab_size": 256, "embed_dim": 32, "subvector_size": 2, "hidden_size": 96, "num_heads": 2, "num_blocks": 4, "cond_dim": 32,
+    "num_classes": 11, "tokens": 128, "grid": [4, 16], "noise_process": "cosine", "noise_factor": 0.61, "signal_factor": 1.1,
+    "normalise": False, "embedding_init": "xavier", "freq_init": "normal", "freq_std": 9.0, "use_residual": False, "rope": "1d",
+    "rope_dtype": "bfloat16", "mapper_width": 512,
+}  # fmt: skip
+"""Another value for every field of the model."""
+
+
+def test_every_field_of_the_model_makes_another_run() -> None:
+    assert OTHER.keys() == MindConfig.model_fields.keys()
+    changes = [{f"model.{name}": value} for name, value in OTHER.items()]
+    changes[list(OTHER).index("tokens")]["model.grid"] = [8, 16]  # which must hold the tokens
+    assert len({planned("a", train=change).name for change in ({}, *changes)}) == 1 + len(OTHER)
+
+
+def test_shipped_grids_share_what_they_train_alike() -> None:
+    """Table 6 without the hypersphere is table 5's row B, and its row C is table 5's row A: 52.10 both."""
+
+    def name(grid: str, label: str) -> str:
+        read = load_grid(grid)
+        return plan_training(read, next(row for row in read.rows if row.label == label), 0).name
+
+    without = name("components", "A without hypersphere")
+    assert without == name("hypersphere", "B no sphere, xavier") != name("hypersphere", "C no sphere, normal")
+    assert name("components", "C MIND") == name("hypersphere", "A sphere, xavier") != without
+    assert name("residual", "d=16, without") == name("embedding-noise", "d=16, g=4, K1=0.6")
 
 
 def test_longer_training_is_a_multiple_of_what_the_grid_says() -> None:
@@ -118,6 +166,21 @@ def test_an_interruption_reaches_the_trainings(runs: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         train_all(seeded(1), runs)
     assert (runs / seeded(1)[0].name / "checkpoint").read_text() == "saved\n"
+
+
+def test_one_run_is_started_alike_however_it_is_written(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second grid goes on with what a first one began: a run folder takes the very same configuration only."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: commands.append(command))
+    written = []
+    for training in (planned("a", train={"optimiser.learning_rate": 1.0}), planned("b", train=SPELLED_OUT)):
+        study_training._start(training, runs, 1, "cpu")
+        file = commands[-1][commands[-1].index("--config") + 1]
+        written.append(Path(file).read_text())
+        assert read_run("mind", file).model_dump(mode="json") == training.settings
+        assert training.settings["model"] == sized("mind-fashion").model_dump(mode="json")
+        assert training.settings["optimiser"] == training.config.optimiser.model_dump(mode="json")
+    assert commands[0] == commands[1] and written[0] == written[1]
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
