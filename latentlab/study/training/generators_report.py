@@ -73,7 +73,8 @@ def _training_table(results: Mapping[str, Any]) -> PlainTable:
 
 def _quality_table(results: Mapping[str, Any]) -> PlainTable:
     name = distance_name(results)
-    headings = ["generator", name, "precision", "recall", "best guided", "at scale"]
+    swept = _is_swept(results)
+    headings = ["generator", name, "precision", "recall", *(["best guided", "at scale"] if swept else [])]
     published = [key for key in results["published"] if key.startswith("fid")]
     headings += [f"published: {results['published'][key]}" for key in published]
     rows = []
@@ -86,13 +87,19 @@ def _quality_table(results: Mapping[str, Any]) -> PlainTable:
         scale, guided = _best_scale(runs)
         rows.append([
             one["label"], _over_seeds(ends, "distance"), _over_seeds(ends, "precision"), _over_seeds(ends, "recall"),
-            number(guided), number(scale), *(_cell(one["published"].get(key)) for key in published),
+            *([number(guided), number(scale)] if swept else []),
+            *(_cell(one["published"].get(key)) for key in published),
         ])  # fmt: skip
     for floor, found in results["floors"].items():
         point = [{"quality": found}]
         values = [_over_seeds(point, key) for key in ("distance", "precision", "recall")]
         rows.append([f"({floor})", *values, *["-"] * (len(headings) - 4)])
     return "Quality at the end of training", headings, rows
+
+
+def _is_swept(results: Mapping[str, Any]) -> bool:
+    """Return whether there are several guidance scales to choose from."""
+    return len({point["scale"] for _, run in _runs(results) for point in run["guidance"]}) > 1
 
 
 def _best_scale(runs: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -144,8 +151,11 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
         f"every generator was trained with {number(results['operations'] / _TERA)} x 10^12 floating-point operations "
         f"(products of matrices, forward and backward) and sampled from {results['weights']} weights; {spread}",
         "minutes: steps times the median time of a step, by itself after the runs, on this machine",
-        "the best guidance scale was chosen on the very images it is reported on, which flatters it a little",
     ]
+    if _is_swept(results):
+        lines.append(
+            "the best guidance scale was chosen on the very images it is reported on, which flatters it a little"
+        )
     if results["sources"]:
         lines.append(f"published: {results['sources']}; other images, sizes and features, so only the order compares")
     lines += [f"{one['label']}: {one['note']}" for one in results["generators"] if one["note"]]
@@ -207,7 +217,11 @@ def print_comparison(results: Mapping[str, Any]) -> None:
 
 
 def draw_figures(results: Mapping[str, Any], out: Path) -> list[str]:
-    """Draw learning curves, guidance curves and cost against quality; return files relative to ``out``."""
+    """Draw learning curves, guidance curves where there are several scales, and cost against quality.
+
+    Returns:
+        Files relative to ``out``.
+    """
     from figures import guidance_curves, learning_curves, sampling_cost
     from figures.style import save
 
@@ -215,8 +229,8 @@ def draw_figures(results: Mapping[str, Any], out: Path) -> list[str]:
     files: list[Path] = []
     if curves := _curves(results):
         files += save(learning_curves.draw(curves, name, _floor_lines(results)), out / "figures" / "learning_curves")
-    if sweeps := _sweeps(results):
-        files += save(guidance_curves.draw(sweeps, name, _floor_lines(results)), out / "figures" / "guidance")
+    if _is_swept(results):
+        files += save(guidance_curves.draw(_sweeps(results), name, _floor_lines(results)), out / "figures" / "guidance")
     if costs := _costs_and_quality(results):
         files += save(sampling_cost.draw(costs, name), out / "figures" / "sampling_cost")
     return [file.relative_to(out).as_posix() for file in files]

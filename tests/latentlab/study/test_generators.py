@@ -1,5 +1,6 @@
 """The comparison of generators as a user runs it, tiny: equal compute, points measured once, failures that cost no other."""
 
+import copy
 import csv
 import json
 import re
@@ -20,7 +21,7 @@ from latentlab.quality.image_sets import EvaluationSet
 from latentlab.study.training import generators as study
 from latentlab.study.training import runs as study_training
 from latentlab.study.training import scoring
-from latentlab.study.training.generators_report import quality
+from latentlab.study.training.generators_report import draw_figures, quality, write_tables
 from latentlab.study.training.runs import Training
 from latentlab.study.training.scoring import Judge
 from mind.comparison import Comparison, load_comparison
@@ -172,6 +173,33 @@ def again(out: Path, runs: Path | None = None, **changes: Any) -> tuple[dict[str
         patch.setattr(scoring, "generate", counted)
         patch.setattr(study, "draw_figures", lambda *_: [])
         return study.run_comparison(plan, out), drawn
+
+
+def test_without_a_choice_of_scales_no_guidance_is_shown(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, results = finished
+    once = copy.deepcopy(results)
+    for one in once["generators"]:
+        one["runs"][0]["guidance"] = one["runs"][0]["guidance"][:1]
+        one["runs"][0]["cost"] = one["runs"][0]["cost"][:1]
+    for told, swept in ((results, True), (once, False)):
+        drawn = draw_figures(told, tmp_path / str(swept))
+        write_tables({**told, "figures": drawn}, tmp_path / str(swept))
+        table = (tmp_path / str(swept) / "table.md").read_text()
+        assert (
+            ("figures/guidance.png" in drawn)
+            is ("best guided" in table)
+            is ("chosen on the very images" in table)
+            is swept
+        )
+        assert (
+            "figures/learning_curves.png" in drawn
+            and len({row.count("|") for row in _rows_under(table, "Quality")}) == 1
+        )
+
+
+def _rows_under(table: str, heading: str) -> list[str]:
+    (section,) = (part for part in table.split("\n## ") if part.startswith(heading))
+    return [line for line in section.splitlines() if line.startswith("|")]
 
 
 def test_only_what_is_new_is_computed(finished: tuple[Path, dict[str, Any]]) -> None:
