@@ -52,7 +52,7 @@ def points_of(table: StudyTable) -> Points:
     means = [table.by_tokenizer(generator, guidance) for generator, guidance in pairs.itertuples(index=False)]
     rows = pd.concat(means, ignore_index=True) if means else table.rows.iloc[:0].copy()
     axes = tuple(c for c in table.columns if c.role in _AXES and _is_number(rows[c.name]))
-    rows = _plain(rows, axes)
+    rows = _plain(rows, axes).copy()  # in one piece, or pandas warns of each added column
     keys = ["tokenizer", "generator", "guidance"]
     finished = _finished(cells).groupby(keys).size()
     rows[RUNS] = [int(finished.get(tuple(key), 0)) for key in rows[keys].itertuples(index=False, name=None)]

@@ -163,7 +163,10 @@ def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> StudyTa
     every = sorted([*IDENTITY, *columns.values(), _MINUTES, _ERROR], key=lambda column: _ORDER.index(column.role))
     frame = pd.DataFrame(rows)
     names = [name for column in every for name in (column.name, f"{column.name}_low", f"{column.name}_high")]
-    return StudyTable(frame[[name for name in names if name in frame]], tuple(every))
+    whole = frame[
+        [name for name in names if name in frame]
+    ].copy()  # in one piece, or pandas warns of each added column
+    return StudyTable(whole, tuple(every))
 
 
 def _write_floors(graph: Graph, found: _Collected) -> None:

@@ -156,7 +156,7 @@ class StudyTable:
         numbers = [name for name in chosen.select_dtypes("number") if name not in keys]
         words = [name for name in chosen if name not in (*numbers, *keys)]
         groups = chosen.groupby(keys, sort=False)
-        joined = pd.concat([groups[words].first(), groups[numbers].mean()], axis=1).reset_index()
+        joined = pd.concat([groups[words].first(), groups[numbers].mean()], axis=1).copy().reset_index()
         return joined[[name for name in self.rows if name in joined]]
 
 
@@ -207,7 +207,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         raise UserError(f"there is no table {file}: give a CSV file, or a folder that `latentlab study` has written")
     try:
         _check_header(file)
-        rows = pd.read_csv(file)
+        rows = pd.read_csv(file).copy()  # in one piece, or pandas warns of each added column
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{file} is not a readable CSV table: {' '.join(str(error).split())}") from error
     if rows.empty:

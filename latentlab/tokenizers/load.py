@@ -121,7 +121,8 @@ def _release(
     A file that is given as a release and has not its published hash is called custom, unless it is of another size on purpose.
     """
     if header is not None and (name not in ZOO or release in (None, header.release)):
-        own = next((known for known in ZOO.get(name, ()) if known.name == header.release), None)
+        same = (header.release, header.family)  # a training may build another family under a release's name
+        own = next((known for known in ZOO.get(name, ()) if (known.name, known.family) == same), None)
         return own or Release(release or header.release, "unknown", family=header.family)
     if path is not None and release in (None, CUSTOM):
         return release_of_file(name, path) if release is None else custom_release(name, path)

@@ -1,11 +1,15 @@
 """Tables of studies: written, read again, checked, averaged."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study.table import FILE, StudyTable, read_csv
+from latentlab.report.points import points_of
+from latentlab.study.table import FILE, Column, StudyTable, read_csv
 
 from .example_study import example_study
 
@@ -82,3 +86,19 @@ def test_columns_that_are_not_explained_are_refused(tmp_path, told):
     (tmp_path / "columns.json").write_text(told)
     with pytest.raises(UserError, match=r"columns\.json does not explain columns"):
         StudyTable.read(tmp_path)
+
+
+def test_wide_tables_are_used_without_warnings(tmp_path: Path) -> None:
+    """Studies have more than 100 columns; pandas keeps those of a file apart and warns when others are added to many."""
+    study = example_study()
+    more = {f"m_{i}": np.arange(len(study.rows), dtype=float) for i in range(120)}
+    wide = StudyTable(
+        pd.concat([study.rows, pd.DataFrame(more)], axis=1),
+        (*study.columns, *(Column(name, "measurement", "Made up.") for name in more)),
+    )
+    wide.write(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.PerformanceWarning)
+        read = StudyTable.read(tmp_path)
+        assert len(read.by_tokenizer("sit", 1.0)) == 24 and len(points_of(read).rows) == 24 * 6
+        read.rows["one more"] = 0

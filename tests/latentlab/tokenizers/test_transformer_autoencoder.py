@@ -181,6 +181,17 @@ def test_files_give_the_same_tokenizer(tmp_path: Path, fields: dict[str, Any]) -
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_a_file_of_another_family_than_the_release_it_is_named_after(tmp_path: Path) -> None:
+    """`latentlab train tokenizer --config ae --set family=transformer ...` writes one."""
+    torch.manual_seed(0)
+    written = FAMILIES["transformer"].build(TINY, name="ae", release="fashion32")
+    header = {"architecture": json.dumps(TINY), "name": "ae", "release": "fashion32", "family": "transformer"}
+    save_file(written.released_state(), tmp_path / "t.safetensors", metadata=header)
+    for asked in (None, "fashion32"):
+        loaded = load_tokenizer("ae", weights=tmp_path / "t.safetensors", release=asked)
+        torch.testing.assert_close(loaded.encode(pictures()), written.encode(pictures()), atol=1e-6, rtol=0)
+
+
 def test_an_unknown_family_in_a_file_is_one_line(tmp_path: Path) -> None:
     header = {"architecture": json.dumps(TINY), "family": "mamba"}
     save_file(tiny().state_dict(), tmp_path / "t.safetensors", metadata=header)
