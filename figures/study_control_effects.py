@@ -39,6 +39,8 @@ def draw(
     effects, inside = control_effects(table, [*left, *right], generator, guidance)
     if not np.isfinite(effects.to_numpy()).any():
         raise UserError("no control was measured together with its original and two tokenizers that are no controls")
+    effects = effects.dropna(axis=1, how="all")  # codes, say, that the originals do not have
+    inside, left = inside[effects.columns], [name for name in left if name in effects]
     texts = effects.map(lambda value: _signed(value))
     texts = texts.where(~inside, "(" + texts + ")")
     figure = Figure(figsize=(4.6 + 0.6 * max(effects.shape[1], 6), 2.7 + 0.34 * len(effects)), layout="constrained")

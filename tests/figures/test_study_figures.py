@@ -27,6 +27,7 @@ from figures import (
 )
 from figures.study_points import at, spread
 from latentlab.errors import UserError
+from latentlab.study.table import Column
 
 from .rich_study import TARGET, analysis_of, details_of, rich_study
 
@@ -271,6 +272,16 @@ def test_another_training_of_the_original_is_no_effect_of_a_control() -> None:
     table = replace(STUDY, rows=pd.concat([STUDY.rows, other]))
     effects, inside = study_control_effects.control_effects(table, ["m_viv"], *CELL)
     assert effects.loc["tokenizer-00-mixed", "m_viv"] == 0 and inside.loc["tokenizer-00-mixed", "m_viv"]
+
+
+def test_what_no_original_of_a_control_has_takes_no_column() -> None:
+    codes = STUDY.rows.m_viv.where(STUDY.rows.tokenizer == "tokenizer-01")
+    columns = (*STUDY.columns, Column("perplexity", "reconstruction", "Of codes."))
+    table = replace(STUDY, rows=STUDY.rows.assign(perplexity=codes), columns=columns)
+    figure = study_control_effects.draw(table, [TARGET, "perplexity"], ["m_viv"], *CELL)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [TARGET, "viv"]
+    assert axes.get_lines()[0].get_xdata()[0] == 1
 
 
 def test_control_effects_are_signed_and_in_spreads() -> None:
