@@ -79,15 +79,8 @@ def together(evidence: Evidence) -> Judgement:
 
 
 def _beyond(study: StudyCells, x: str, y: str, given: str) -> Statistic:
-    """Return the partial rank correlation of two columns in every cell.
-
-    Raises:
-        Missing: no cell has one.
-    """
-    found = study.partial_correlation(x, y, given)
-    if not found.n:
-        raise Missing(f"no partial correlation in {SOURCE}: {study.why_none(x, y, given)}", study.command)
-    return found
+    """Return the partial rank correlation of two columns in every cell; `Missing` where no cell has one."""
+    return _known(study.partial_correlation(x, y, given), study, x, y, given)
 
 
 def _predicted(study: StudyCells, target: str) -> str:
@@ -180,9 +173,17 @@ def correlation(study: StudyCells, x: str, y: str, method: Method = "spearman") 
     Raises:
         Missing: no cell has one.
     """
-    found = study.correlation(x, y, method)
+    return _known(study.correlation(x, y, method), study, x, y)
+
+
+def _known(found: Statistic, study: StudyCells, *columns: str) -> Statistic:
+    """Return a statistic of ``columns`` that some cell has.
+
+    Raises:
+        Missing: none has it.
+    """
     if not found.n:
-        raise Missing(f"no correlation in {SOURCE}: {study.why_none(x, y)}", study.command)
+        raise Missing(f"no correlation in {SOURCE}: {study.why_none(*columns)}", study.command)
     return found
 
 
