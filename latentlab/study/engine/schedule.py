@@ -33,8 +33,12 @@ class Schedule:
     def __post_init__(self) -> None:
         self._order = self._ranks()
 
-    def _ranks(self) -> dict[str, tuple[float, int, float]]:
-        """Return what cells are sorted by: the longest chain of their tokenizer, its place, the chain that hangs on them."""
+    def _ranks(self) -> dict[str, tuple[bool, float, int, float]]:
+        """Return what cells are sorted by.
+
+        Begun tokenizers first, since a finished one can be archived; then the longest chain of their tokenizer, its place,
+        and the chain that hangs on them.
+        """
         ahead: dict[str, float] = {}
         for cell in reversed(self.graph.cells):
             ahead[cell.key] = self._rest(cell) + max(
@@ -48,7 +52,10 @@ class Schedule:
             owner = self.graph.owners[cell.key]
             longest[owner] = max(longest.get(owner, 0.0), before + ahead[cell.key])
         owners = self.graph.owners
-        return {key: (-round(longest[owners[key]]), owners[key], -ahead[key]) for key in ahead}
+        begun = {owners[cell.key] for cell in self.graph.cells if cell.key in self.done}
+        return {
+            key: (owners[key] not in begun, -round(longest[owners[key]]), owners[key], -ahead[key]) for key in ahead
+        }
 
     def _rest(self, cell: Cell) -> float:
         return 0.0 if cell.key in self.done else self.durations.estimate(cell)

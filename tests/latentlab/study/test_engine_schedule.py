@@ -1,6 +1,7 @@
 """Which cell is next, what a failure blocks, and how long it will take: on made-up cells with known times."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,10 @@ def chain(number: int, steps: int = 1, measurements: int = 2) -> list[Cell]:
     ]
 
 
-def schedule(folder: Path, *chains: list[Cell]) -> Schedule:
+def schedule(folder: Path, *chains: list[Cell], done: Iterable[Cell] = ()) -> Schedule:
     owners = {cell.key: number for number, cells in enumerate(chains) for cell in cells}
-    return Schedule(Graph(tuple(cell for cells in chains for cell in cells), (), owners), durations(folder), set())
+    graph = Graph(tuple(cell for cells in chains for cell in cells), (), owners)
+    return Schedule(graph, durations(folder), {cell.key for cell in done})
 
 
 def order(plan: Schedule) -> list[str]:
@@ -59,6 +61,14 @@ def test_long_chains_begin_first_and_one_tokenizer_is_finished_before_the_next(t
         "tokenizer 1", "encode 1", "sit 1", "measure 1.0", "measure 1.1",
         "tokenizer 0", "encode 0", "sit 0", "measure 0.0", "measure 0.1",
         "tokenizer 2", "encode 2", "sit 2", "measure 2.0", "measure 2.1",
+    ]  # fmt: skip
+
+
+def test_a_continued_study_finishes_the_tokenizers_it_has_begun(tmp_path: Path) -> None:
+    first, second = chain(0), chain(1)
+    assert order(schedule(tmp_path, first, second, done=second[:3])) == [
+        "sit 1", "measure 1.1",
+        "tokenizer 0", "encode 0", "sit 0", "measure 0.0", "measure 0.1",
     ]  # fmt: skip
 
 
