@@ -33,6 +33,12 @@ class Score(_Part):
         return short(self.value) + ends
 
 
+class Distance(Score):
+    """A Fréchet distance between samples and real images, which is never 0."""
+
+    value: Annotated[Number, Field(gt=0)]
+
+
 # --- latentlab ablate -------------------------------------------------------------------------------------------------
 
 
@@ -53,7 +59,7 @@ class Cell(_Part):
 
     seed: int
     error: str | None
-    distance: Score | None = None
+    distance: Distance | None = None
     precision: Score | None = None
     geometry: Geometry | None = None
     sampling: Sampling | None = None

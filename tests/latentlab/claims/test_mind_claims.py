@@ -178,8 +178,11 @@ def test_damaged(content: object, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["NaN", '"40"', "true", "Infinity", "-1", "0"])
-def test_what_is_no_distance_is_damage(wrong: str, tmp_path: Path) -> None:
-    path = made(tmp_path, "C12") / "mind_ablations" / "residual" / "results.json"
-    path.write_text(path.read_text().replace("39.2", wrong, 1))
-    with pytest.raises(UserError, match=r"distance.value|only positive"):
-        judged("C12", tmp_path)
+@pytest.mark.parametrize("claim", ["C12", "C13", "C14"])
+def test_what_is_no_distance_is_damage(claim: str, wrong: str, tmp_path: Path) -> None:
+    name, _, rows = ROWS[claim]
+    path = made(tmp_path, claim) / "mind_ablations" / name / "results.json"
+    number = str(around(next(iter(rows.values())))[0])
+    path.write_text(path.read_text().replace(number, wrong, 1))
+    with pytest.raises(UserError, match=rf"{name}/results.json.*distance.value"):
+        judged(claim, tmp_path)
