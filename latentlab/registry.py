@@ -55,11 +55,20 @@ def measurement(card: MetricCard) -> Callable[[MeasurementFunction], Measurement
 @cache
 def _locations() -> Mapping[str, str]:
     """Return name -> "module:function" for every registered measurement; the built-in ones cannot be replaced."""
-    plugins = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+    plugins = _plugins()
     clash = sorted(set(plugins) & set(BUILTIN))
     if clash:
         raise UserError(f"a plug-in registers the measurement '{clash[0]}', which latentlab has itself: rename it")
-    return {**BUILTIN, **plugins}
+    return {**BUILTIN, **{name: point.value for name, point in plugins.items()}}
+
+
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def measurement_plugin(name: str) -> metadata.EntryPoint | None:
+    """Return where another package registers the measurement ``name``; None of a built-in or unknown one."""
+    return _plugins().get(name)
 
 
 def measurement_names() -> list[str]:

@@ -88,7 +88,7 @@ def open_vision_transformer(name: str) -> tuple[nn.Module, str]:
         UserError: the weights are not on this machine, or are of another network.
     """
     wanted = VISION_TRANSFORMERS[name]
-    path = _weight_file(wanted)
+    path = vision_transformer_file(name)
     weights = _in_timms_layout(read_state_dict(path))
     from timm import create_model
 
@@ -106,9 +106,14 @@ def open_vision_transformer(name: str) -> tuple[nn.Module, str]:
     return _Judge(network, wanted.side, *wanted.statistics), what
 
 
-def _weight_file(wanted: VisionTransformer) -> Path:
-    """Return the first of the published files that is here, in torch's cache, latentlab's or that of the Hugging Face hub."""
-    for file in wanted.files:
+def vision_transformer_file(name: str) -> Path:
+    """Return the first of the published files that is here, in torch's cache, latentlab's or that of the Hugging Face hub.
+
+    Raises:
+        UserError: none is on this machine.
+    """
+    files = VISION_TRANSFORMERS[name].files
+    for file in files:
         in_torch_cache = Path(torch.hub.get_dir()) / "checkpoints" / file.filename
         if file.url is not None and in_torch_cache.is_file():
             return in_torch_cache
@@ -116,7 +121,7 @@ def _weight_file(wanted: VisionTransformer) -> Path:
             return find_weights(file)
         except UserError:
             continue
-    return find_weights(wanted.files[0])  # which says what is missing
+    return find_weights(files[0])  # which says what is missing
 
 
 def _in_timms_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from latentlab.cli.main import app
 from latentlab.tokenizers import build_tokenizer, tokenizer_names
 from latentlab.tokenizers.zoo import releases_of
 
-EXAMPLE = Path(__file__).parents[1] / "plugin_example"
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4, "resolution": 32, "attn_resolutions": ()}
 
 
@@ -467,24 +465,8 @@ def test_bad_arguments_of_train(arguments: list[str], message: str) -> None:
 # ---- plug-ins
 
 
-@pytest.fixture
-def installed_example(tmp_path: Path) -> Path:
-    """Install the example as an editable installation would: its metadata and a path to its code."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    site = tmp_path / "site"
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = [
-        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
-        for group, points in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(groups))
-    return site
-
-
-def test_plugin_brings_a_tokenizer_and_a_measurement(installed_example: Path, tmp_path: Path) -> None:
-    path = os.pathsep.join([str(installed_example), str(EXAMPLE), *filter(None, [os.environ.get("PYTHONPATH")])])
+def test_plugin_brings_a_tokenizer_and_a_measurement(installed_example: tuple[Path, Path]) -> None:
+    path = os.pathsep.join([*map(str, installed_example), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = process(
         "analyze", "--tokenizer", "pixel-patches", "--metrics", "channel_correlation,sec", "--limit", "12", "--json",
         PYTHONPATH=path,

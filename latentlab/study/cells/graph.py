@@ -5,14 +5,16 @@ Everything that can be refused before hours of work is refused here (see `cell_s
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from latentlab.encoding import weights_digest
 from latentlab.errors import UserError
 from latentlab.files import digest, file_sha256
 from latentlab.quality.features import feature_extractor
 from latentlab.study.cells.cell import Cell, Graph, Row
-from latentlab.study.cells.networks import networks_of
+from latentlab.study.cells.networks import networks_of, plugin_version
 from latentlab.study.cells.settings import (
     Images,
     check_names,
@@ -23,7 +25,7 @@ from latentlab.study.cells.settings import (
 )
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.identify import published_file
-from latentlab.tokenizers.load import embedded_file
+from latentlab.tokenizers.load import embedded_file, load_tokenizer
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.taesd import weight_files
 from latentlab.tokenizers.zoo import find_release, plugins, releases_of
@@ -110,8 +112,8 @@ class _Builder:
     def _at_hand(self, entry: TokenizerEntry, who: str) -> Cell:
         settings: dict[str, Any] = {"name": entry.name or entry.label, "release": entry.release, "sha256": None}
         if entry.weights is None:
-            if settings["name"] not in plugins():
-                settings |= _release(settings["name"], entry.release)
+            point = plugins().get(settings["name"])
+            settings |= _release(settings["name"], entry.release) if point is None else _plugin(point)
             return self.cell("tokenizer_at_hand", f"open {who}", settings, {})
         files = _weight_files(settings["name"], entry)
         hashes = [file_sha256(file) for file in files]
@@ -278,6 +280,15 @@ def _weight_files(name: str, entry: TokenizerEntry) -> tuple[Path, ...]:
     if path.is_dir():
         raise UserError(f"tokenizer '{entry.label}': {path} is a folder: give the weight file in it")
     return (path,)
+
+
+def _plugin(point: EntryPoint) -> dict[str, str]:
+    """Return what determines the latents of a plug-in that opens its own weights: its package, and these weights.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return {"plug-in": plugin_version(point), "sha256": weights_digest(load_tokenizer(point.name))}
 
 
 def _release(name: str, release: str | None) -> dict[str, Any]:

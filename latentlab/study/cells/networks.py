@@ -1,12 +1,16 @@
-"""Which networks a measurement looks through: a part of its cell's key, as other weights give other numbers."""
+"""Which networks and plug-ins a cell leans on: a part of its key, as other weights and other code give other numbers."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from latentlab.quality.features import feature_extractor
 from latentlab.quality.perceptual import perceptual_distance
-from latentlab.registry import checked_parameters, find_measurement
+from latentlab.registry import checked_parameters, find_measurement, measurement_plugin
+from latentlab.tokenizers.auxiliary_targets import HOG
+from latentlab.tokenizers.config import TrainConfig
+from latentlab.tokenizers.objectives.vision_networks import vision_weights
 
 
 def _weights_of_features(name: str) -> str:
@@ -21,10 +25,40 @@ _VERSIONS = {"extractor": _weights_of_features, "perceptual": lambda name: perce
 def networks_of(measurement: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return, by option of a measurement, what names the network that the option or its default chooses.
 
+    Of a measurement of another package also, as ``plug-in``, which version of it is installed.
+
     Raises:
         UserError: its weights are not on this machine.
     """
     given = checked_parameters(measurement, parameters)
     options = inspect.signature(find_measurement(measurement)).parameters
     chosen = {key: given.get(key, options[key].default) for key in _VERSIONS if key in options}
-    return {key: _VERSIONS[key](name) for key, name in chosen.items() if isinstance(name, str)}
+    found = {key: _VERSIONS[key](name) for key, name in chosen.items() if isinstance(name, str)}
+    point = measurement_plugin(measurement)
+    return found if point is None else {**found, "plug-in": plugin_version(point)}
+
+
+def networks_of_training(config: TrainConfig) -> dict[str, str]:
+    """Return name -> what names the weights of the vision networks that the training of a tokenizer looks at.
+
+    The perceptual ones are not among them: the configuration names them, and each has one published file of weights.
+
+    Raises:
+        UserError: unknown name, or weights that are not on this machine.
+    """
+    return {name: vision_weights(name) for name in sorted(set(_vision_networks(config)))}
+
+
+def _vision_networks(config: TrainConfig) -> Iterator[str]:
+    wanted = config.objectives
+    if wanted.alignment is not None:
+        yield wanted.alignment.network
+    if wanted.adversarial is not None and wanted.adversarial.kind == "features":
+        yield wanted.adversarial.network
+    yield from (target for target in config.architecture.get("targets", ()) if target != HOG)
+
+
+def plugin_version(point: EntryPoint) -> str:
+    """Return the package that brings a plug-in and its version."""
+    package = point.dist
+    return point.value if package is None else f"{package.name} {package.version}"

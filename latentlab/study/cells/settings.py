@@ -12,6 +12,7 @@ from latentlab.data import open_data
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import file_sha256
 from latentlab.registry import checked_parameters
+from latentlab.study.cells.networks import networks_of_training
 from latentlab.study.collect_columns import LATENTS, PATHS, RECONSTRUCTION, SAMPLES, SCORES, plain_name
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.config import load_config as load_tokenizer_config
@@ -74,10 +75,11 @@ def tokenizer_training(
         shared: changes to every training of the study.
 
     Raises:
-        UserError: no such configuration, or a setting that does not exist or cannot be.
+        UserError: no such configuration, a setting that does not exist or cannot be, or a network whose weights are not here.
     """
     try:
         config = load_tokenizer_config(str(entry.train), [*shared, *entry.set, f"seed={seed}"])
+        networks = networks_of_training(config)
     except UserError as error:
         raise UserError(f"tokenizer '{entry.label}': {error}") from error
     told, data = config.model_dump(mode="json"), config.data
@@ -87,7 +89,7 @@ def tokenizer_training(
     if config.start_from is not None:
         told["start_from"] = file_sha256(config.start_from)
         places["start_from"] = str(config.start_from.resolve())
-    return {"config": told}, places
+    return {"config": told, **({"networks": networks} if networks else {})}, places
 
 
 def generator_training(generator: GeneratorEntry, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:

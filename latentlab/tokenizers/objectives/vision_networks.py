@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentlab.errors import UserError, unknown_name
+from latentlab.files import file_sha256
 from latentlab.tokenizers.objectives.vision_layouts import Layout, read_vision_weights
 from latentlab.weight_file import WeightFile
 from latentlab.weights import find_weights
@@ -160,6 +161,24 @@ def vision_width(name: str) -> int:
         UserError: unknown name.
     """
     return _called(name).width
+
+
+def vision_weights(name: str) -> str:
+    """Return what names the weights of a network on this machine: of those in a file the beginning of its SHA-256.
+
+    Raises:
+        UserError: unknown name, or weights that are not on this machine (says where they come from).
+    """
+    wanted = _called(name)
+    if wanted.judge is not None:
+        from latentlab.quality.vision_transformers import vision_transformer_file
+
+        return file_sha256(vision_transformer_file(wanted.judge))[:16]
+    if wanted.weights is not None:
+        return file_sha256(find_weights(wanted.weights))[:16]
+    from latentlab.quality.efficientnet import WEIGHTS
+
+    return WEIGHTS
 
 
 def open_vision_maps(name: str) -> VisionMaps:

@@ -186,11 +186,11 @@ def test_only_plain_tensors_and_the_published_archive_are_opened(empty_home: Pat
         feature_extractor("torch-fidelity:clip-rn50")
 
 
-def test_a_file_beside_the_first_choice_is_found(empty_home: Path) -> None:
+def test_a_file_beside_the_first_choice_is_found(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = WeightFile("someone/else", "model.safetensors")
     here.path.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(1)}, here.path)
-    wanted = replace(
-        VISION_TRANSFORMERS["dinov2-vit-s-14"], files=(*VISION_TRANSFORMERS["dinov2-vit-s-14"].files, here)
-    )
-    assert vision_transformers._weight_file(wanted) == here.path
+    name = "dinov2-vit-s-14"
+    known = VISION_TRANSFORMERS[name]
+    monkeypatch.setitem(VISION_TRANSFORMERS, name, replace(known, files=(*known.files, here)))
+    assert vision_transformers.vision_transformer_file(name) == here.path

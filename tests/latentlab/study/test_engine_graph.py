@@ -1,5 +1,7 @@
 """Cells are named after what determines them: what is added computes itself only; file names and labels decide nothing."""
 
+import hashlib
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -7,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from latentlab import registry
 from latentlab.errors import UserError
 from latentlab.study.cells import graph as graph_module
 from latentlab.study.cells.cell import Cell, Graph
 from latentlab.study.cells.networks import networks_of
+from latentlab.tokenizers.objectives.vision_networks import VISION_NETWORKS
 from latentlab.tokenizers.zoo import embedded_path
 
 from .engine_world import opened, tiny_study
@@ -129,6 +133,59 @@ def test_two_files_of_a_tokenizer_are_known_by_their_content(tmp_path: Path) -> 
     assert opened_by(folder).key != before.key
     with pytest.raises(UserError, match=r"there is no file .*nowhere"):
         opened_by(tmp_path / "nowhere")
+
+
+def test_the_weights_of_a_teacher_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name and another file is another training; without a teacher no cell is named after one."""
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    file = VISION_NETWORKS["dinov3-l"].weights
+    assert file is not None
+    file.path.parent.mkdir(parents=True)
+
+    def trained(*more: str) -> Cell:
+        own = {**AE, "set": [*AE["set"], *more]}
+        return next(cell for cell in graph_of(tmp_path, tokenizers=[own]).cells if cell.stage == "train_tokenizer")
+
+    teacher = "objectives.alignment={network: dinov3-l, repa: 1.0, weight: 0.5}"
+    keys = []
+    for content in ("one", "another"):
+        file.path.write_text(content)
+        cell = trained(teacher)
+        keys.append(cell.key)
+        assert cell.settings["networks"] == {"dinov3-l": hashlib.sha256(content.encode()).hexdigest()[:16]}
+    assert keys[0] != keys[1]
+    adversary = "objectives.adversarial={kind: features}"
+    assert list(trained(adversary).settings["networks"]) == ["efficientnet-lite0"]
+    assert "networks" not in trained().settings
+    file.path.unlink()
+    with pytest.raises(UserError, match=r"tokenizer 'ae': .*dinov3-l|tokenizer 'ae': .*not on this machine"):
+        trained(teacher)
+
+
+def test_plugins_are_known_by_their_version_and_weights(
+    tmp_path: Path, installed_example: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in installed_example:
+        monkeypatch.syspath_prepend(place)
+    registry._locations.cache_clear()
+    own = {"label": "pixels", "cluster": "none", "name": "pixel-patches"}
+
+    def found() -> dict[str, Cell]:
+        graph = graph_of(tmp_path, tokenizers=[own], measure={"channel_correlation": {}})
+        return {cell.stage: cell for cell in graph.cells if cell.stage in ("tokenizer_at_hand", "measure")}
+
+    try:
+        before = found()
+        metadata = next(installed_example[0].rglob("METADATA"))
+        version = metadata.read_text().rpartition("Version: ")[2].strip()
+        assert before["measure"].settings["networks"]["plug-in"].endswith(version)
+        assert before["tokenizer_at_hand"].settings["plug-in"].endswith(version)
+        assert re.fullmatch("[0-9a-f]{64}", before["tokenizer_at_hand"].settings["sha256"])
+        metadata.write_text(metadata.read_text().replace(version, "77"))
+        after = found()
+        assert all(after[stage].key != before[stage].key for stage in before)
+    finally:
+        registry._locations.cache_clear()
 
 
 def test_networks_are_opened_once_for_all_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

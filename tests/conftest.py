@@ -1,0 +1,24 @@
+"""What tests of several folders share."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+_EXAMPLE = Path(__file__).parent / "plugin_example"
+
+
+@pytest.fixture
+def installed_example(tmp_path: Path) -> tuple[Path, Path]:
+    """Install the example as an editable installation would; return the folders of its metadata and of its code."""
+    project = tomllib.loads((_EXAMPLE / "pyproject.toml").read_text())["project"]
+    site = tmp_path / "site"
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(groups))
+    return site, _EXAMPLE
