@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures.style import GREY, colour, fit, require, themed
+from figures.style import title as write_title
 
 _LABEL = 44
 """Characters of a row's label."""
@@ -44,7 +45,9 @@ def draw(rows: Sequence[Mapping[str, Any]], ours: str, published: str = "", *, t
         axes.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_yticks(range(len(rows)), [fit(row["label"], _LABEL) for row in rows], parse_math=False)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.suptitle(title or "Ablation", x=0.01, ha="left", weight="bold", size=12, parse_math=False)
+    several = any(len(row["values"]) > 1 for row in rows)
+    note = "bars: range over seeds" if several else "bars: 95 % intervals over images"
+    write_title(figure, title or "Ablation", note)
     return figure
 
 

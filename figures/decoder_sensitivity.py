@@ -36,9 +36,11 @@ def draw(tokenizers: Mapping[str, Details]) -> Figure:
     for axes, key in zip(panels, shown, strict=True):
         _panel(axes, key, tokenizers)
     named = f"\n{fit(next(iter(tokenizers)))}" if len(tokenizers) == 1 else ""
+    banded = any(details.get(f"{key}_low") is not None for details in tokenizers.values() for key in shown)
     figure.suptitle(
-        f"Change of the decoded image with noise on its latent{named}\nlower: errors of a generator show less", size=11
-    ).set_parse_math(False)
+        f"Change of the decoded image with noise on its latent{named}\nlower: errors of a generator show less"
+        f"{'; bands: 95 % intervals over images' if banded else ''}", size=11,
+    ).set_parse_math(False)  # fmt: skip
     legend(figure, panels[0].get_lines() if len(tokenizers) > 1 else [])
     return figure
 

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.columns import Details, columns
-from figures.learning_curves import draw_floors, log_axis
+from figures.learning_curves import bands_of, draw_floors, log_axis
 from figures.style import MARKERS, colour, legend, look, require, themed
+from figures.style import title as write_title
 
 _PANELS = {"distance": "lower is better", "precision": "higher is better", "recall": "higher is better"}
 
@@ -49,7 +50,7 @@ def draw(
         first.plot([], [], label=name, marker=MARKERS[index % len(MARKERS)], **look(index))
     draw_floors([first], floors or {})
     log_axis(first, "y")
-    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12).set_parse_math(False)
+    write_title(figure, title, bands_of(sweeps))
     legend(figure, first.get_lines(), handlelength=2.6)
     return figure
 

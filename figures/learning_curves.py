@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from figures.columns import Details, columns
-from figures.style import GREY, MARKERS, colour, legend, look, require, themed
+from figures.style import GREY, MARKERS, colour, legend, look, require, themed, title
 
 _AXES = {
     "operations": "training operations (floating point, 10^12)",
@@ -45,7 +45,7 @@ def draw(curves: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[
         log_axis(axes, "x")
     log_axis(panels[0], "y")
     panels[0].set_ylabel(f"{quality}\nlower is better", parse_math=False)
-    figure.suptitle("Quality over training, without guidance", x=0.01, ha="left", weight="bold", size=12)
+    title(figure, "Quality over training, without guidance", bands_of(curves))
     legend(figure, panels[0].get_lines(), handlelength=2.6)
     return figure
 
@@ -56,6 +56,11 @@ def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int) -> None:
     axes.plot(at, values.mean(0), marker=MARKERS[index % len(MARKERS)], **look(index))
     if len(values) > 1:
         axes.fill_between(at, values.min(0), values.max(0), color=colour(index), alpha=0.15, linewidth=0)
+
+
+def bands_of(runs: Mapping[str, Sequence[Details]]) -> str:
+    """Return what bands and lines are where there are several runs of one name."""
+    return "mean over seeds; bands: their range" if any(len(of_name) > 1 for of_name in runs.values()) else ""
 
 
 def log_axis(axes: Axes, name: Literal["x", "y"]) -> None:

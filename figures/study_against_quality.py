@@ -15,11 +15,10 @@ from figures.study_layout import (
     interval_words,
     short,
     stretch,
-    title,
     unit_label,
 )
 from figures.study_points import BARS, R_OF, measured, scatter, spread
-from figures.style import fit, heading, themed
+from figures.style import fit, heading, themed, title
 from latentlab.study.table import StudyTable
 
 

@@ -8,9 +8,9 @@ import seaborn
 from matplotlib.figure import Figure
 
 from figures.study_correlation_map import SIGNED
-from figures.study_layout import cell_words, short, title
+from figures.study_layout import cell_words, short
 from figures.study_points import at, facts, measured, spread_of
-from figures.style import fit, themed
+from figures.style import fit, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable, with_original
 

@@ -9,8 +9,8 @@ import seaborn
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from figures.study_layout import short, title
-from figures.style import fit, themed
+from figures.study_layout import short
+from figures.style import fit, themed, title
 from latentlab.errors import UserError
 
 SIGNED = LinearSegmentedColormap.from_list("signed", ("#26185f", "#6f86c6", "#f7f7f5", "#eeb45c", "#b06a00"))
@@ -51,7 +51,8 @@ def draw(
     axes.set_yticks(np.arange(rows) + 0.5, [fit(short(name), 34) for name in values.index], rotation=0)
     axes.tick_params(length=0, labelsize=9.5)
     given = f", given {', '.join(map(short, covariates))}" if covariates else ""
-    note = f"in brackets: may be chance (adjusted p of {_ALPHA:g} or more); n = {_counts(correlations, target)}"
+    counts = _counts(_chosen(correlations, target, method, covariates))
+    note = f"in brackets: may be chance (adjusted p of {_ALPHA:g} or more); n = {counts}"
     title(figure, f"Correlation with {fit(target, 44)}{given}", note)
     return figure
 
@@ -88,6 +89,6 @@ def _cell_label(generator: str, guidance: float) -> str:
     return f"{fit(str(generator), 13)}\nw={guidance:g}"
 
 
-def _counts(correlations: Sequence[Mapping[str, Any]], target: str) -> str:
-    counts = {int(one["n"]) for one in correlations if one["target"] == target and one["value"] is not None}
+def _counts(drawn: Sequence[Mapping[str, Any]]) -> str:
+    counts = {int(one["n"]) for one in drawn if one["value"] is not None}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

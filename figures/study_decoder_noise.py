@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.decoder_sensitivity import level_axis
-from figures.study_layout import cluster_legend, stretch, title
+from figures.study_layout import cluster_legend, stretch
 from figures.study_points import curve
-from figures.style import heading, themed
+from figures.style import heading, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.columns import Details, column
-from figures.study_layout import grid, title
-from figures.style import fit, heading, legend, require, themed
+from figures.study_layout import grid
+from figures.style import fit, heading, legend, require, themed, title
 from figures.umap_classes import MOST_NAMED, check, class_name, scatter_class
 
 

@@ -45,13 +45,6 @@ def grid(
     return figure, panels[:count]
 
 
-def title(figure: Figure, text: str, note: str = "") -> None:
-    """Write the title of a figure of several panels above them, and a note in grey below."""
-    figure.suptitle(text, x=0.01, ha="left", weight="bold", size=12).set_parse_math(False)
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", size=9, color=GREY).set_parse_math(False)
-
-
 def key(table: StudyTable, points: bool = True) -> list[Artist]:
     """Return the legend's entries: clusters and, for ``points``, what hollow markers mean where there are controls."""
     who = facts(table).values()

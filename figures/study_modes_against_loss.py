@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from figures.columns import Details, columns
 from figures.nll_over_components import component_axis, shared_dims
-from figures.study_layout import axis_label, cell_words, cluster_legend, title
+from figures.study_layout import axis_label, cell_words, cluster_legend
 from figures.study_points import curve, facts, scatter, spread
-from figures.style import heading, require, themed
+from figures.style import heading, require, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.study_layout import axis_label, name_rows, stretch, title
+from figures.study_layout import axis_label, name_rows, stretch
 from figures.study_points import at, measured, spread
-from figures.style import GREY, MARKERS, colour, fit, heading, legend, themed
+from figures.style import GREY, MARKERS, colour, fit, heading, legend, themed, title
 from latentlab.study.table import StudyTable
 
 

@@ -11,7 +11,7 @@ from figures.style import FORMS, GREY, colour
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 
-BARS = "bars: 95 % intervals over all repeats"
+BARS = "bars: outermost ends of the seeds' 95 % intervals, or the range over seeds"
 """What the error bars of `spread` span."""
 
 R_OF = "r: without controls and held-out tokenizers"
@@ -34,13 +34,13 @@ class Facts(NamedTuple):
 def facts(table: StudyTable) -> dict[str, Facts]:
     """Return what is known of every tokenizer, in the order of the table."""
     first = table.rows.drop_duplicates("tokenizer")
-    words = [words_of(first[name]) for name in ("tokenizer", "cluster", "control", "control_of")]
+    words = [_words_of(first[name]) for name in ("tokenizer", "cluster", "control", "control_of")]
     held_out = first["held_out"].astype(str).str.lower() == "true"
     return {name: Facts(*rest) for name, *rest in zip(*words, held_out, strict=True)}
 
 
-def words_of(column: pd.Series) -> pd.Series:
-    """Return a column as words, missing ones empty; a CSV column without any is read as numbers."""
+def _words_of(column: pd.Series) -> pd.Series:
+    """Return a column as words, missing ones empty."""
     return column.astype(object).where(column.notna(), "").astype(str)
 
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.study_layout import cluster_legend, grid, short, title
-from figures.study_points import facts, scatter, spread
-from figures.style import GREY, fit, heading, require, themed
+from figures.study_layout import cluster_legend, grid, short
+from figures.study_points import BARS, facts, scatter, spread
+from figures.style import GREY, fit, heading, require, themed, title
 from latentlab.study.table import StudyTable
 
 _SCHEMES = {
@@ -51,7 +51,7 @@ def draw(table: StudyTable, predictions: Sequence[Mapping[str, Any]]) -> Figure:
         _panel(axes, table, one, observed, held_out)
     figure.supylabel(f"predicted {short(first['target'])}", size=11).set_parse_math(False)
     cell = f"{fit(first['generator'], 40)}, guidance {first['guidance']:g}"
-    note = "observed: mean over repeats, bars: 95 % intervals over them; line: predicted = observed"
+    note = f"observed: mean over seeds, {BARS}; line: predicted = observed"
     title(figure, f"Quality predicted from measurements: {cell}", note)
     ring = [Line2D([], [], label="held out from the start", **_RING)] if held_out else []
     cluster_legend(figure, table, ring)

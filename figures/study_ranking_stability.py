@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.study_layout import cluster_legend, short, title
+from figures.study_layout import cluster_legend, short
 from figures.study_points import curve, spread
-from figures.style import GREY, fit, themed
+from figures.style import GREY, fit, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 
@@ -44,7 +44,7 @@ def draw(table: StudyTable, target: str, cells: Sequence[Cell], stability: Seque
     axes.grid(False)
     axes.set_ylabel("rank (1: best)")
     told = _correlations(axes, ranks, stability)
-    note = "dashed: controls" + ("; between columns: Spearman's ρ" if told else "")
+    note = "dashed: controls" + ("; between columns: Spearman's ρ without them" if told else "")
     title(figure, f"Ranks of {len(ranks)} tokenizers by {short(target)}", note)
     cluster_legend(figure, table, points=False)
     return figure

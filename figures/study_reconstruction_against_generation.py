@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.study_layout import axis_label, cell_words, cluster_legend, stretch, title
+from figures.study_layout import axis_label, cell_words, cluster_legend, stretch
 from figures.study_points import BARS, measured, scatter, spread
-from figures.style import GREY, heading, themed
+from figures.style import GREY, heading, themed, title
 from latentlab.study.table import StudyTable
 
 _DIAGONAL: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": "solid"}

@@ -5,9 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from figures.study_layout import axis_label, cluster_legend, correlation_of, interval_words, short, stretch, title
+from figures.study_layout import axis_label, cluster_legend, correlation_of, interval_words, short, stretch
 from figures.study_points import BARS, R_OF, at, scatter, spread
-from figures.style import fit, heading, themed
+from figures.style import fit, heading, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 

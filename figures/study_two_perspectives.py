@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
-from figures.study_layout import axis_label, cell_words, short, title
+from figures.study_layout import axis_label, cell_words, short
 from figures.study_points import face, facts, looks, measured, spread
-from figures.style import SEQUENTIAL, fit, legend, themed
+from figures.style import SEQUENTIAL, fit, legend, themed, title
 from latentlab.errors import UserError
 from latentlab.study.table import StudyTable
 
@@ -99,7 +99,8 @@ def _key(table: StudyTable, points: pd.DataFrame) -> list[Line2D]:
 
 
 def _fit_words(pair: Mapping[str, Any] | None) -> str:
-    keys = {"r2": "R² of both together", "r2_adjusted": "adjusted", "r2_cross_validated": "cross validated"}
+    keys = {"r2": "R² of both", "r2_adjusted": "adjusted", "r2_cross_validated": "cross validated"}
     told = [(words, (pair or {}).get(key)) for key, words in keys.items()]
     parts = [f"{words} {value:.2f}".replace("-", "−") for words, value in told if value is not None]
-    return "; ".join(["larger and lighter: more", "dashed rims: controls", *([", ".join(parts)] if parts else [])])
+    fitted = [f"{', '.join(parts)} (of fitted tokenizers)"] if parts else []
+    return "; ".join(["larger and lighter: more", "dashed rims: controls", *fitted])

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.columns import Details, columns
-from figures.study_layout import grid, title
-from figures.style import GREY, colour, fit, heading, legend, require, themed
+from figures.study_layout import grid
+from figures.style import GREY, colour, fit, heading, legend, require, themed, title
 from latentlab.errors import UserError
 
 _STEP: dict[str, Any] = {"color": colour(0)}
@@ -47,7 +47,10 @@ def draw(
         overlay.plot(*columns(variances[name], "t", "curve"), **_VARIANCE)
         r = (correlations or {}).get(name, float("nan"))
         heading(axes, fit(name, 28), hint=f"r = {r:.2f}".replace("-", "−") if np.isfinite(r) else " ")
-    _finish(figure, panels, overlays, about)
+    banded = any(paths[name].get("length_ratio_low") is not None for name in shown)
+    _finish(
+        figure, panels, overlays, f"{about}{'; ' * bool(about)}bands: 95 % intervals over paths" if banded else about
+    )
     return figure
 
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.study_layout import axis_label, cell_words, name_rows, stretch, title
-from figures.study_points import measured, spread
-from figures.style import MARKERS, colour, fit, heading, legend, themed
+from figures.study_layout import axis_label, cell_words, name_rows, stretch
+from figures.study_points import BARS, measured, spread
+from figures.style import MARKERS, colour, fit, heading, legend, themed, title
 from latentlab.study.table import StudyTable
 
 _SHADES = (colour(3), colour(1), colour(0))
@@ -50,7 +50,7 @@ def draw(
     heading(axes[0], "Of images")
     if latents:
         heading(axes[1], "Of latents")
-    title(figure, f"Where quality is lost: {cell_words(generator, guidance)}", "bars: 95 % intervals over all repeats")
+    title(figure, f"Where quality is lost: {cell_words(generator, guidance)}", BARS)
     legend(figure, handles)
     return figure
 

@@ -183,6 +183,13 @@ def panel(width: float = 7.0, height: float = 4.4) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def title(figure: Figure, text: str, note: str = "") -> None:
+    """Write the title of a figure above its panels, and a note in grey below."""
+    figure.suptitle(text, x=0.01, ha="left", weight="bold", size=12).set_parse_math(False)
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", size=9, color=GREY).set_parse_math(False)
+
+
 def heading(axes: Axes, title: str, names: Collection[str] = (), hint: str = "") -> None:
     """Write the title and under it, smaller, the only one of ``names`` (several go into `legend`) and the hint."""
     below = [*(map(fit, names) if len(names) == 1 else ()), *([hint] if hint else [])]

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from latentlab.claims.result_files import Collapse, Comparison, Evaluated, Grid, Trajectories
 from latentlab.claims.study_cells import StudyCells
 from latentlab.files import file_sha256, read_json_as
+from latentlab.study.analysis.plan import AnalysisPlan, stated_section
 from latentlab.study.cells.cell import GRAPH_FILE
 from latentlab.study.table import FILE, StudyTable
 
@@ -73,7 +74,8 @@ class Evidence:
         folder = self._study_folder
         if not (folder / FILE).is_file():
             raise Missing(f"diffusability/{FILE} is not there", self.study_command)
-        return StudyCells.of(StudyTable.read(folder), self.study_command)
+        plan = AnalysisPlan(**stated_section(folder))
+        return StudyCells.of(StudyTable.read(folder), self.study_command, plan)
 
     @property
     def table_sha256(self) -> str | None:

@@ -51,6 +51,7 @@ class StudyCells:
         table: what was read, without controls.
         cells: (generator, guidance) -> one row per tokenizer, all with the same index; NaN where a cell is missing.
         command: makes the study.
+        plan: what the study's own analysis asks, and which clusters learned from which judge.
         sizes: which numbers of images differ between its rows, in words; distances of unequal ones do not compare.
         left_out: which tokenizers are not counted and why, in words.
     """
@@ -58,37 +59,44 @@ class StudyCells:
     table: StudyTable
     cells: Mapping[tuple[str, float], pd.DataFrame]
     command: str
+    plan: AnalysisPlan
     sizes: str = ""
     left_out: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: StudyTable, command: str) -> "StudyCells":
+    def of(cls, table: StudyTable, command: str, plan: AnalysisPlan = AnalysisPlan()) -> "StudyCells":
         """Take the rows that are no controls and no copies. What is missing in one, whatever its ``error`` says, is NaN."""
         copies = table.copies()
         left_out = tuple(f"{name} is not counted: it is a copy of {other}" for name, other in copies.items())
         own = table.rows[table.rows["control"].fillna("") == ""]
         sizes = mixed_sizes(own, table.names("count"))
-        return cls._made(table, own[~own["tokenizer"].isin(copies)], command, sizes, left_out)
+        return cls._made(table, own[~own["tokenizer"].isin(copies)], command, plan, sizes, left_out)
 
     @classmethod
     def _made(
-        cls, table: StudyTable, rows: pd.DataFrame, command: str, sizes: str, left_out: tuple[str, ...]
+        cls,
+        table: StudyTable,
+        rows: pd.DataFrame,
+        command: str,
+        plan: AnalysisPlan,
+        sizes: str,
+        left_out: tuple[str, ...],
     ) -> "StudyCells":
         kept = StudyTable(rows.reset_index(drop=True), table.columns)
         names = list(dict.fromkeys(kept.rows["tokenizer"]))
         keys = kept.rows[["generator", "guidance"]].drop_duplicates().itertuples(index=False)
         cells = {(str(g), float(s)): kept.by_tokenizer(g, s).set_index("tokenizer").reindex(names) for g, s in keys}
-        return cls(kept, cells, command, sizes, left_out)
+        return cls(kept, cells, command, plan, sizes, left_out)
 
     def judged_fairly(self, target: str) -> "StudyCells":
         """Return the study without the tokenizers that were trained on the features that give ``target``."""
         rows = self.table.rows
-        learned = dependent_tokenizers(AnalysisPlan(), target, rows.groupby("tokenizer", sort=False).first())
+        learned = dependent_tokenizers(self.plan, target, rows.groupby("tokenizer", sort=False).first())
         if not learned:
             return self
         told = f"not counted, as they learned from the features that judge them: {', '.join(learned)}"
         others = rows[~rows["tokenizer"].isin(learned)]
-        return self._made(self.table, others, self.command, self.sizes, (*self.left_out, told))
+        return self._made(self.table, others, self.command, self.plan, self.sizes, (*self.left_out, told))
 
     @property
     def tokenizers(self) -> list[str]:
@@ -184,13 +192,15 @@ class StudyCells:
         return float(np.mean(found)) if found else float("nan")
 
     def scale(self) -> str:
-        """Say what the study is of."""
+        """Say what the study is of: the tokenizers whose samples have been judged, and their seeds."""
         rows = self.table.rows
+        judged = rows[rows[self.targets].notna().any(axis=1)]
+        rows = judged if len(judged) else rows
         generators, scales = rows["generator"].nunique(), rows["guidance"].nunique()
         seeds = int(rows.groupby(["generator", "guidance", "tokenizer"]).size().min())
         samples = f", {int(rows['n_samples'].min()):,} samples" if self.has("n_samples") else ""
         return (
-            f"{len(self.tokenizers)} tokenizers, {generators} generators x {scales} guidance scales, "
+            f"{rows['tokenizer'].nunique()} tokenizers, {generators} generators x {scales} guidance scales, "
             f"at least {seeds} seed{'s' * (seeds > 1)} each{samples}"
         )
 

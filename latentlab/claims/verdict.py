@@ -77,11 +77,11 @@ class Effect:
         low, high = self.ends(level)
         return self.n >= self.least and (high < self.threshold if self.side == "above" else low > self.threshold)
 
-    def needed(self) -> int | None:
+    def needed(self, level: float = LEVEL) -> int | None:
         """Return about how many repetitions would decide were the estimate the truth; None: more than 1,000."""
-        if self.interval is None:
+        low, high = self.ends(level)
+        if not (math.isfinite(low) and math.isfinite(high)):
             return self.least
-        low, high = self.interval
         half = self.value - low if (self.margin > 0) == (self.side == "above") else high - self.value
         if not self.margin or self.n * (half / self.margin) ** 2 > _MOST_NEEDED:
             return None
@@ -119,10 +119,10 @@ class Judgement:
     @property
     def word(self) -> Word:
         """Apply the rule."""
-        against = 1 - (1 - LEVEL) / max(len(self.conditions), 1)
+        against = _shared_by(self.conditions)
         if any(all(effect.speaks_against(against) for effect in one) for one in self.conditions):
             return "refuted"
-        holds = all(any(e.speaks_for(1 - (1 - LEVEL) / len(one)) for e in one) for one in self.conditions)
+        holds = all(any(effect.speaks_for(_shared_by(one)) for effect in one) for one in self.conditions)
         return "confirmed" if holds and self.conditions and not self.missing else "undecided"
 
     @property
@@ -136,7 +136,7 @@ class Judgement:
         parts = [" or ".join(effect.sentence() for effect in one) for one in self.conditions]
         parts += [f"missing: {text}" for text in self.missing]
         if self.word == "undecided":
-            parts += _advice([effect for one in self.conditions for effect in one])
+            parts += _advice(self.conditions)
         return "; ".join([*parts, *self.notes])
 
 
@@ -148,19 +148,31 @@ def _strength(effect: Effect) -> float:
     return effect.margin / max(half, 1e-12)
 
 
-def _advice(effects: Sequence[Effect]) -> list[str]:
+def _shared_by(several: Sequence[object]) -> float:
+    """Return the level of each interval where one of several is enough."""
+    return 1 - (1 - LEVEL) / max(len(several), 1)
+
+
+def _advice(conditions: Sequence[tuple[Effect, ...]]) -> list[str]:
     """Say how many repetitions the open effects need."""
-    still = [effect for effect in effects if not effect.speaks_for() and not effect.speaks_against()]
+    against, still = _shared_by(conditions), []
+    for one in conditions:
+        level = _shared_by(one)
+        still += [
+            (effect, effect.needed(level if effect.margin > 0 else against))
+            for effect in one
+            if not effect.speaks_for(level) and not effect.speaks_against(against)
+        ]
     if not still:
         return []
-    needs = [effect.needed() for effect in still]
-    unit, here = still[0].unit, min(effect.n for effect in still)
-    if None in needs:
+    unit, here = still[0][0].unit, min(effect.n for effect, _ in still)
+    needs = [need for _, need in still if need is not None]
+    if len(needs) < len(still):
         return [
             f"to decide: more than {_MOST_NEEDED:,} {unit}, an estimate lies close to its threshold (there are {here})"
         ]
-    few = "at least" if any(effect.interval is None for effect in still) else "about"
-    return [f"to decide: {few} {max(need for need in needs if need is not None)} {unit} (there are {here})"]
+    few = "at least" if any(effect.interval is None for effect, _ in still) else "about"
+    return [f"to decide: {few} {max(needs)} {unit} (there are {here})"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from latentlab.study.analysis.plan import AnalysisPlan
     from latentlab.study.table import StudyTable
 
-_PLAN_FILE = "plan.yaml"
 _METHODS = ("pearson", "spearman", "kendall")
 
 
@@ -116,13 +115,13 @@ def _open(
         UserError: a table that cannot be read, or options that do not go with it.
     """
     from latentlab.study.analysis.brought_csv import is_study, read_any
-    from latentlab.study.analysis.plan import AnalysisPlan
+    from latentlab.study.analysis.plan import AnalysisPlan, stated_section
     from latentlab.study.table import StudyTable
 
     if is_study(path):
         if label:
             raise UserError(f"--label goes with tables of your own: tokenizers of the study {path} have their names")
-        stated = _stated(path if path.is_dir() else path.parent)
+        stated = stated_section(path if path.is_dir() else path.parent)
         study = StudyTable.read(path)
         if family and family not in study.rows:
             raise UserError(f"--family: {path} has no column '{family}'")
@@ -137,17 +136,3 @@ def _open(
     study = read_any(path, options["targets"], label, family)
     numbers = tuple(n for n in study.names("measurement") if n not in options.get("covariates", ()))
     return study, AnalysisPlan(**{"groups": (), "predictors": numbers, **options})
-
-
-def _stated(folder: Path) -> dict[str, Any]:
-    """Return the analysis section of the study's plan; empty where there is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load((folder / _PLAN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / _PLAN_FILE} is not a readable YAML file: {' '.join(str(error).split())}") from error
-    section = content.get("analysis") if isinstance(content, dict) else None
-    return section if isinstance(section, dict) else {}

@@ -48,13 +48,15 @@ def predictor(
     from latentlab.data import open_data
     from latentlab.files import file_sha256
     from latentlab.prediction import settings_of
+    from latentlab.study.analysis.plan import AnalysisPlan, stated_section
     from latentlab.study.predictor.file import DataSet, write_predictor
     from latentlab.study.predictor.fit import fit_predictor
     from latentlab.study.predictor.rows import measured_names
     from latentlab.study.table import FILE, StudyTable
 
     study = StudyTable.read(results)
-    title, source, count, parameters = _plan(results if results.is_dir() else results.parent)
+    folder = results if results.is_dir() else results.parent
+    title, source, count, parameters = _plan(folder)
     source, count = (data, limit) if data is not None else (source, count)
     if source is None:
         raise UserError(f"{results} has no {_PLAN} that says which images were measured: give --data (and --limit)")
@@ -69,6 +71,7 @@ def predictor(
         data=DataSet(name=source, n=images.n, fingerprint=images.fingerprint),
         settings={name: settings_of(name, parameters.get(name, {})) for name in measured_names(study, names)},
         measurements=names,
+        plan=AnalysisPlan(**stated_section(folder)),
         title=title,
         table_sha256=file_sha256(table),
         command=shlex.join(["latentlab", *sys.argv[1:]]),

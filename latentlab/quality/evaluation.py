@@ -33,6 +33,9 @@ METRICS = {
     "fdr": "mean over extractors of the Frechet distance, relative to that of a validation set (FDr-k)",
     "clip": "CLIP score of images and texts",
 }
+_ROUNDING = 1e-6
+"""Share of another distance below which one is 0 but for rounding."""
+
 _BY_EXTRACTOR = ("fd", "kid", "pr", "dc", "fdr")
 _OF_INCEPTION = {"is": "inception", "sfid": "inception-spatial"}
 
@@ -256,7 +259,7 @@ def _relative_distance(ratios: Mapping[str, tuple[float, float]], evaluation: Ev
     assert evaluation.validation is not None
     if not ratios:
         raise UserError("no extractor gave a distance for the validation set: see the reasons above")
-    if any(real <= 0 for _, real in ratios.values()):
+    if _is_reference(evaluation) or any(real <= _ROUNDING * made for made, real in ratios.values()):
         raise UserError("the validation set has distance 0 from the reference: give real images that are not in it")
     values = {name: made / real for name, (made, real) in ratios.items()}
     n, v = evaluation.samples.n or 0, evaluation.validation.n or 0
@@ -273,6 +276,12 @@ def _relative_distance(ratios: Mapping[str, tuple[float, float]], evaluation: Ev
         warnings=() if n == v else (caution,),
         details={f"distances on {name}": list(pair) for name, pair in ratios.items()},
     ).with_provenance(**provenance(evaluation, None), validation=evaluation.validation.name, n_validation=v)
+
+
+def _is_reference(evaluation: Evaluation) -> bool:
+    """Whether the validation set has the images of the reference."""
+    validation, reference = evaluation.validation, evaluation.reference.pixels
+    return validation is not None and reference is not None and validation.images.fingerprint == reference.fingerprint
 
 
 def _clip(evaluation: Evaluation, outcome: _Outcome, ranks: Ranks) -> None:

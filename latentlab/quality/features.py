@@ -12,7 +12,6 @@ A Frechet distance is called FID on the features of Inception-v3 only; on others
 Weights of all but the first two are only used when they are on this machine.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from latentlab.quality import efficientnet, fashion_classifier, inception, torch
 from latentlab.quality.feature_table import growing_table
 from latentlab.quality.fidelity import as_displayed
 from latentlab.quality.frozen_network import pass_size
+from latentlab.quality.names import plain_name
 from latentlab.quality.vision_transformers import VISION_TRANSFORMERS, open_vision_transformer
 from latentlab.ranks import Ranks
 from latentlab.runtime import progress
@@ -91,7 +91,7 @@ class FeatureExtractor:
     @property
     def plain(self) -> str:
         """The name as a part of names of values: ``efficientnet_lite0``."""
-        return _plain(self.name)
+        return plain_name(self.name)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -126,13 +126,13 @@ def feature_extractor(extractor: str | Images, device: torch.device | str = "cpu
         return extractor
     if not isinstance(extractor, str):
         name = str(getattr(extractor, "name", None) or getattr(extractor, "__name__", type(extractor).__name__))
-        plain = _plain(name) or "given"
+        plain = plain_name(name) or "given"
         return FeatureExtractor(plain, f"fd_{plain}", extractor, str(device))
     if extractor == "auto":
         extractor = "inception" if inception.is_available() else "efficientnet-lite0"
     chosen = _network_called(extractor)
     network, version = chosen.open()
-    distance = _DISTANCES.get(extractor, f"fd_{_plain(extractor)}")
+    distance = _DISTANCES.get(extractor, f"fd_{plain_name(extractor)}")
     return FeatureExtractor(extractor, distance, network.to(device), str(device), version, chosen.resize)
 
 
@@ -155,10 +155,6 @@ def _network_called(name: str) -> _Network:
     if name not in _NETWORKS:
         raise unknown_name("feature extractor", name, ("auto", f"{prefix}NAME", *_NETWORKS))
     return _NETWORKS[name]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_").lower()
 
 
 def batch_size(images: Pixels, device: str) -> int:
@@ -199,6 +195,13 @@ def features_of(
         for block in _described(extractor, images, start, quantize, size, ranks):
             table.append(block)
         return table.finished()
+
+
+def forget_features(extractor: FeatureExtractor, images: Pixels, *, quantize: bool = False) -> None:
+    """Remove what `features_of` has kept of ``images`` for which nobody will ask again."""
+    path = _place(extractor, images, quantize and not images.eight_bit)
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _described(

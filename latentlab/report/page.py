@@ -14,7 +14,7 @@ from latentlab.report.cards import cards_of, measurements_in
 from latentlab.report.contents import ANALYSIS, CLAIMS, PICTURES, PLAN, Contents, read_contents
 from latentlab.report.interactive import interactive_parts
 from latentlab.report.pictures import Picture, read_pictures
-from latentlab.report.points import Points, failed_cells, points_of
+from latentlab.report.points import Points, incomplete_rows, points_of
 from latentlab.report.records import PlainTable, plain_table
 from latentlab.report.scripts import script
 from latentlab.report.verdicts import counts_of, verdicts_of
@@ -98,7 +98,7 @@ def _facts(contents: Contents, points: Points) -> list[tuple[str, str]]:
         ("tokenizers", f"{rows['tokenizer'].nunique()} in {rows['cluster'].nunique()} clusters"),
         ("generators", ", ".join(points.generators)),
         ("guidance scales", ", ".join(points.scales)),
-        ("cells", f"{len(contents.table.rows)}, {len(failed_cells(contents.table))} failed"),
+        ("rows", f"{len(contents.table.rows)}, {len(incomplete_rows(contents.table))} unfinished or failed"),
     ]
 
 
@@ -119,11 +119,11 @@ def _analyses(contents: Contents) -> list[PlainTable]:
     return [table for table in tables if table]
 
 
-def _failures(contents: Contents) -> PlainTable | None:
+def _incomplete(contents: Contents) -> PlainTable | None:
     columns = [*CELL, "error"]
-    failed = failed_cells(contents.table).reindex(columns=columns)
-    records = [dict(zip(columns, row, strict=True)) for row in failed.itertuples(index=False)]
-    return plain_table("Failed cells", records, columns)
+    rows = incomplete_rows(contents.table).reindex(columns=columns)
+    records = [dict(zip(columns, row, strict=True)) for row in rows.itertuples(index=False)]
+    return plain_table("Unfinished or failed rows", records, columns)
 
 
 def _rendered(contents: Contents, **parts: Any) -> str:
@@ -148,7 +148,7 @@ def _rendered(contents: Contents, **parts: Any) -> str:
         warnings=[str(warning) for warning in (contents.analysis or {}).get("warnings", [])],
         cards=cards,
         unknown=unknown,
-        failed=_failures(contents),
+        incomplete=_incomplete(contents),
         scripts=scripts,
         hashes=[_policy_hash(text) for text in scripts],
         versions=_versions(),

@@ -62,8 +62,8 @@ def points_of(table: StudyTable) -> Points:
     return Points(rows, axes, tuple(rows["generator"].unique()), scales)
 
 
-def failed_cells(table: StudyTable) -> pd.DataFrame:
-    """Return the rows of cells that failed."""
+def incomplete_rows(table: StudyTable) -> pd.DataFrame:
+    """Return the rows that lack numbers, of failed cells or of such as are not done yet."""
     return table.rows.drop(_finished(table.rows).index)
 
 

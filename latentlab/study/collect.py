@@ -10,10 +10,11 @@ import pandas as pd
 
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, read_json, write_json
+from latentlab.quality.names import plain_name
 from latentlab.study.cells.cell import Cell, Graph, Row
 from latentlab.study.cells.process import DONE, is_whole
 from latentlab.study.cells.state import CellState, result_of, states
-from latentlab.study.collect_columns import IDENTITY, plain_name, values_of
+from latentlab.study.collect_columns import IDENTITY, values_of
 from latentlab.study.table import Column, StudyTable
 
 _MINUTES = Column(
@@ -160,8 +161,9 @@ def _empty(row: dict[str, Any], name: str) -> None:
 
 
 def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> StudyTable:
-    every = sorted([*IDENTITY, *columns.values(), _MINUTES, _ERROR], key=lambda column: _ORDER.index(column.role))
     frame = pd.DataFrame(rows)
+    there = [column for column in columns.values() if column.name in frame]  # not those of rows that were emptied
+    every = sorted([*IDENTITY, *there, _MINUTES, _ERROR], key=lambda column: _ORDER.index(column.role))
     names = [name for column in every for name in (column.name, f"{column.name}_low", f"{column.name}_high")]
     whole = frame[
         [name for name in names if name in frame]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from analyses.sensitivity import HEADLINE_LEVEL
 from latentlab.measurement import Direction
+from latentlab.quality.names import plain_name
 from latentlab.registry import card_of
 from latentlab.study.table import Column, Role
 
@@ -132,11 +133,6 @@ def _of_judge(judge: str, result: Results, columns: Mapping[str, _Told]) -> Iter
     for name, told in columns.items():
         plain = f"{name}_{plain_name(judge)}"
         yield from _plainly(result, {plain: told._replace(meaning=told.meaning.format(judge=judge))})
-
-
-def plain_name(judge: str) -> str:
-    """Return the name of a judge in columns: ``fashion_classifier``."""
-    return "".join(letter if letter.isalnum() else "_" for letter in judge).lower()
 
 
 def _plainly(result: Results, columns: Mapping[str, _Told]) -> Iterator[Value]:

@@ -5,8 +5,8 @@ title: A small study
 images: fashion:train                 # generators learn these; samples are compared with them
 held_out_images: fashion:test         # latents are measured on these, and reconstructions judged
 tokenizers:
-- {label: ae, cluster: baseline, train: ae, set: [optimiser.steps=500], seeds: [0, 1]}
-- {label: kl, cluster: kl, name: kl, release: fashion32}
+- {label: ae, cluster: baseline, family: conv, train: ae, set: [optimiser.steps=500], seeds: [0, 1]}
+- {label: kl, cluster: kl, family: conv, name: kl, release: fashion32}
 - {label: ae-mixed, control: orthogonal, of: ae}
 measure: {viv: {}, lnc: {k: 5}}
 map_points: 2000
@@ -107,6 +107,10 @@ class TokenizerEntry(Keyed):
             raise ValueError(f"tokenizer '{self.label}': weights at hand have no seeds: leave them out")
         if self.control is None and not self.cluster:
             raise ValueError(f"tokenizer '{self.label}': say its cluster (baseline, kl, ...)")
+        if self.control is None and not self.family:
+            raise ValueError(
+                f"tokenizer '{self.label}': say its family, the architecture (conv, transformer, 1-d, ...)"
+            )
         _distinct(f"tokenizer '{self.label}': seeds", self.seeds)
         return self
 
@@ -153,6 +157,12 @@ class JudgeEntry(Keyed):
     @classmethod
     def _name_alone(cls, values: Any) -> Any:
         return {"extractor": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.extractor == "auto":
+            raise ValueError("judge 'auto' is another network on another machine: name the one that judges")
+        return self
 
     def judges(self, generator_seed: int, scale: float) -> bool:
         """Return whether it judges samples of a generator of this seed at this guidance scale."""

@@ -28,7 +28,7 @@ from latentlab.latents import ChannelMoments, Latents
 from latentlab.measurement import Estimate, Measurement
 from latentlab.pixels import SetPixels
 from latentlab.quality.evaluation import Evaluation, evaluate
-from latentlab.quality.features import feature_extractor
+from latentlab.quality.features import FeatureExtractor, feature_extractor, forget_features
 from latentlab.quality.fidelity import to_uint8
 from latentlab.quality.generation import frechet_of_features, moments_of
 from latentlab.quality.image_sets import EvaluationSet, open_reference, open_samples
@@ -88,9 +88,10 @@ def reconstruction_quality(
     made = open_samples(str(reconstructions))
     real = open_reference(reference, like=made, limit=limit)
     found: dict[str, Any] = {"n_reconstructions": made.n, "warnings": []}
-    for judge in judges:
-        for measured in _judged(made, real, judge, "fd", device):
-            _note(found, f"rfd_{feature_extractor(judge).plain}", measured)
+    for name in judges:
+        judge = feature_extractor(name, device)
+        for measured in _judged(made, real, judge, "fd"):
+            _note(found, f"rfd_{judge.plain}", measured)
     return found
 
 
@@ -127,15 +128,16 @@ def sample_quality(
             f"{samples} holds {made.n} samples, {reconstructions} {against.n} images: make as many as samples"
         )
     found: dict[str, Any] = {"n_samples": made.n, "warnings": []}
-    for judge in judges:
-        plain = feature_extractor(judge).plain
-        for measured in _judged(made, real, judge, "fd", device):
-            _note(found, f"gfd_{plain}", measured)
-        for measured in _judged(made, equally_many, judge, "pr", device):
+    for name in judges:
+        judge = feature_extractor(name, device)
+        for measured in _judged(made, real, judge, "fd"):
+            _note(found, f"gfd_{judge.plain}", measured)
+        for measured in _judged(made, equally_many, judge, "pr"):
             _note(found, measured.name, measured)
         if against is not None:
-            for measured in _judged(made, against, judge, "fd", device):
-                _note(found, f"gfd_reconstructions_{plain}", measured)
+            for measured in _judged(made, against, judge, "fd"):
+                _note(found, f"gfd_reconstructions_{judge.plain}", measured)
+        forget_features(judge, made.images, quantize=True)  # a study has thousands of samples, judged once each
     return found
 
 
@@ -189,13 +191,13 @@ def _normalised(latents: Latents, rows: np.ndarray, moments: ChannelMoments) -> 
     return torch.cat([moments.standardise(latents.take(part)).flatten(1).float() for part in parts]).numpy()
 
 
-def _judged(made: EvaluationSet, real: EvaluationSet, judge: str, metric: str, device: str) -> tuple[Measurement, ...]:
+def _judged(made: EvaluationSet, real: EvaluationSet, judge: FeatureExtractor, metric: str) -> tuple[Measurement, ...]:
     """Return the measurements of one metric by one judge.
 
     Raises:
         UserError: it cannot be made, for instance because these images are too few.
     """
-    results = evaluate(Evaluation(made, real, (metric,), (judge,), device=device))
+    results = evaluate(Evaluation(made, real, (metric,), (judge,), device=judge.device))
     for what, reason in results.refused.items():
         raise UserError(f"{what}: {reason}")
     return results.measurements

@@ -1,6 +1,6 @@
 """The table of a study: one row per tokenizer, generator, seeds and guidance scale; what every column means lies beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,10 @@ _WORDS = ("identity", "status")
 """Roles of columns that hold words."""
 
 _MAYBE_EMPTY = ("control", "control_of", "error")
+"""Columns of words that any table may have."""
+
+_NAMES = ("tokenizer", "cluster", "family", "generator")
+"""The other columns of words: a label such as ``8`` or ``None`` is no number and not missing."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class StudyTable:
             UserError: no such file, not a CSV, columns that are not explained, or rows that occur twice.
         """
         file = path / FILE if path.is_dir() else path
-        rows = read_csv(file)
+        rows = read_csv(file, words=_NAMES)
         columns = _read_columns(file.parent / COLUMNS_FILE)
         absent = [column.name for column in columns if column.name not in rows]
         if absent:
@@ -132,9 +136,13 @@ class StudyTable:
         return found
 
     def copies(self) -> dict[str, str]:
-        """Return tokenizers that agree with an earlier one in every measurement and quality, and that one; controls apart."""
+        """Return tokenizers that agree with an earlier one in every measurement and quality, and that one; controls apart.
+
+        Those of which nothing is known yet are no copies of each other.
+        """
         names = self.names("measurement", "quality")
         own = self.rows[self.rows["control"].fillna("") == ""].sort_values(list(CELL[1:]), kind="stable")
+        own = own[own[list(names)].notna().any(axis=1)]
         firsts: dict[str, str] = {}
         found = {}
         for label in own["tokenizer"].unique() if names else ():
@@ -197,8 +205,12 @@ def check_numbers(values: pd.Series, file: Path) -> None:
         )
 
 
-def read_csv(file: Path) -> pd.DataFrame:
-    """Return any CSV table; empty words stay empty words.
+def read_csv(file: Path, words: Sequence[str] = ()) -> pd.DataFrame:
+    """Return any CSV table; ``control``, ``control_of`` and ``error`` are words, empty where nothing stands.
+
+    Args:
+        file: to read.
+        words: further columns whose values are taken as they stand.
 
     Raises:
         UserError: no such file, or not a table with a header and rows.
@@ -208,12 +220,14 @@ def read_csv(file: Path) -> pd.DataFrame:
     try:
         _check_header(file)
         rows = pd.read_csv(file).copy()  # in one piece, or pandas warns of each added column
+        wanted = {*_MAYBE_EMPTY, *words} & {*rows}
+        texts = pd.read_csv(file, usecols=list(wanted), dtype=str, keep_default_na=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{file} is not a readable CSV table: {' '.join(str(error).split())}") from error
     if rows.empty:
         raise UserError(f"{file} has no rows")
-    for name in set(_MAYBE_EMPTY) & set(rows):
-        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
+    for name in wanted:
+        rows[name] = texts[name]
     return rows
 
 

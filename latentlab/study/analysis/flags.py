@@ -58,8 +58,7 @@ def listed(names: Sequence[str]) -> str:
 
 def dependent_tokenizers(plan: AnalysisPlan, target: str, rows: pd.DataFrame) -> list[str]:
     """Return the tokenizers among ``rows`` (by label) that were trained on the features that give ``target``."""
-    clusters = {name for one in plan.dependent if one.judge in target for name in one.clusters}
-    return [str(name) for name in rows.index[rows["cluster"].isin(clusters)]]
+    return [str(name) for name in rows.index[rows["cluster"].isin(plan.learned_from(target))]]
 
 
 def fairly_judged(plan: AnalysisPlan, target: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,17 +9,17 @@ from analyses.noise_ceiling import noise_ceiling
 from analyses.ranking_stability import ranking_stability
 from latentlab.errors import UserError
 from latentlab.study.analysis.correlations import Record, Refuse
-from latentlab.study.analysis.flags import dependent_tokenizers
+from latentlab.study.analysis.flags import dependent_tokenizers, fairly_judged
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points, rows_of
 from latentlab.study.table import StudyTable
 
 
 def stability_records(plan: AnalysisPlan, cells: Sequence[Points], refuse: Refuse) -> Iterator[Record]:
-    """Yield how alike every two settings rank the tokenizers that both have, by every target."""
+    """Yield how alike every two settings rank the fairly judged tokenizers that both have, by every target."""
     for target in plan.targets:
         judged = [cell for cell in cells if cell.known([target])]
-        values = {cell.setting: cell.all[target] for cell in judged}
+        values = {cell.setting: fairly_judged(plan, target, cell.all)[target] for cell in judged}
         for first, second in combinations(judged, 2):
             both = pd.concat([values[first.setting], values[second.setting]], axis=1, join="inner")
             try:
@@ -61,11 +61,12 @@ def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points) -> Iterat
     """Yield the noise of every target that was repeated.
 
     A unit is a trained tokenizer, a repeat another seed of its generator: that is the noise no measurement of the tokenizer can
-    foresee. How much another seed of the tokenizer moves the target stands beside it.
+    foresee. How much another seed of the tokenizer moves the target stands beside it. Tokenizers that learned from the judge
+    would lie apart from the others, and make the noise look small.
     """
     rows = rows_of(table, cell.setting)
     for target in plan.targets:
-        known = rows.dropna(subset=[target])
+        known = rows[~rows["cluster"].isin(plan.learned_from(target))].dropna(subset=[target])
         units = known["tokenizer"].astype(str) + " " + known["tokenizer_seed"].astype(str)
         if units.nunique() < 2 or not units.duplicated().any():
             continue

@@ -1,10 +1,12 @@
 """What is asked of the table of a study; stated before the table is there, so that it cannot follow from the answer."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import yaml
 from pydantic import model_validator
 
 from analyses.correlation import METHODS, Method
@@ -12,6 +14,9 @@ from analyses.multiplicity import Multiplicity
 from latentlab.configuration import Settings
 from latentlab.errors import UserError, unknown_name
 from latentlab.study.table import StudyTable
+
+PLAN_FILE = "plan.yaml"
+"""The study file as it was run, beside its results."""
 
 
 class Dependence(Settings):
@@ -62,6 +67,10 @@ class AnalysisPlan(Settings):
             raise ValueError(f"{min(both)} is a target and cannot explain itself")
         return self
 
+    def learned_from(self, target: str) -> set[str]:
+        """Return the clusters that were trained on the features that give a target."""
+        return {cluster for one in self.dependent if one.judge in target for cluster in one.clusters}
+
     def split_by(self, group: str) -> list[str]:
         """Return the columns within whose common groups a correlation within ``group`` is taken: it and those named after it.
 
@@ -107,6 +116,23 @@ class AnalysisPlan(Settings):
         groups = tuple(name for name in self.groups if name in table.rows)
         values = {**self.model_dump(), "targets": targets, "predictors": predictors, "groups": groups}
         return AnalysisPlan(**values)
+
+
+def stated_section(folder: Path) -> dict[str, Any]:
+    """Return the analysis section of the study file that lies beside a study's results; empty where there is none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = folder / PLAN_FILE
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from error
+    section = content.get("analysis") if isinstance(content, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 def check_numbers(table: StudyTable, name: str) -> None:

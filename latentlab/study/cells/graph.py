@@ -14,7 +14,7 @@ from latentlab.errors import UserError
 from latentlab.files import digest, file_sha256
 from latentlab.quality.features import feature_extractor
 from latentlab.study.cells.cell import Cell, Graph, Row
-from latentlab.study.cells.networks import networks_of, plugin_version
+from latentlab.study.cells.networks import networks_of, plugin_version, weights_of_teacher
 from latentlab.study.cells.settings import (
     Images,
     check_names,
@@ -42,6 +42,7 @@ def build_graph(study: StudyFile) -> Graph:
     """
     check_names(study)
     content_of.cache_clear()
+    weights_of_teacher.cache_clear()
     builder = _Builder(study)
     floors = builder.floors()
     for number, entry in enumerate(study.tokenizers):
@@ -240,7 +241,7 @@ class _Builder:
             "tokenizer": entry.label,
             "tokenizer_seed": seed,
             "cluster": entry.cluster or "control",
-            "family": entry.family or (other.family if other else "") or "conv",
+            "family": entry.family or (other.family if other else ""),
             "control": entry.control or "",
             "control_of": entry.of or "",
             "held_out": entry.label in self.study.analysis.held_out,

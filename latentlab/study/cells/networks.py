@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -38,6 +39,10 @@ def networks_of(measurement: str, parameters: Mapping[str, Any]) -> dict[str, st
     return found if point is None else {**found, "plug-in": plugin_version(point)}
 
 
+weights_of_teacher = cache(vision_weights)
+"""The same, read once for all tokenizers of a graph."""
+
+
 def networks_of_training(config: TrainConfig) -> dict[str, str]:
     """Return name -> what names the weights of the vision networks that the training of a tokenizer looks at.
 
@@ -46,7 +51,7 @@ def networks_of_training(config: TrainConfig) -> dict[str, str]:
     Raises:
         UserError: unknown name, or weights that are not on this machine.
     """
-    return {name: vision_weights(name) for name in sorted(set(_vision_networks(config)))}
+    return {name: weights_of_teacher(name) for name in sorted(set(_vision_networks(config)))}
 
 
 def _vision_networks(config: TrainConfig) -> Iterator[str]:

@@ -48,6 +48,11 @@ class Finished:
         """What its stage returned."""
         return dict(read_json(self.folder / RESULT))
 
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Where the files that its settings speak of lie now."""
+        return dict(read_json(self.folder / CELL)["places"])
+
     def file(self, name: str) -> Path:
         """Return the file that the result names; beside it in the cell's folder, or elsewhere on this machine."""
         return self.folder / str(self.result[name])

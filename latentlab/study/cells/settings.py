@@ -11,9 +11,10 @@ from typing import Any
 from latentlab.data import open_data
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import file_sha256
+from latentlab.quality.names import plain_name
 from latentlab.registry import checked_parameters
 from latentlab.study.cells.networks import networks_of_training
-from latentlab.study.collect_columns import LATENTS, PATHS, RECONSTRUCTION, SAMPLES, SCORES, plain_name
+from latentlab.study.collect_columns import LATENTS, PATHS, RECONSTRUCTION, SAMPLES, SCORES
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.config import load_config as load_tokenizer_config
 from latentlab.tokenizers.controls import CONTROLS

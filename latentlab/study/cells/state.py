@@ -72,6 +72,13 @@ def prepare(cell: Cell, out: Path) -> Path:
     return folder
 
 
+def note_places(cell: Cell, out: Path) -> None:
+    """Write down where the files of a finished cell lie now, since others that need it may read them there."""
+    file = cell.folder(out) / CELL
+    if cell.places and read_json(file)["places"] != dict(cell.places):
+        write_json(file, cell.told())
+
+
 def note_failure(cell: Cell, out: Path, reason: str, attempts: int) -> None:
     """Write down why a cell was given up."""
     write_json(cell.folder(out) / FAILED, {"reason": reason, "attempts": attempts})

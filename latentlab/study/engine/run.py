@@ -10,7 +10,7 @@ from latentlab.errors import UserError
 from latentlab.run_folder import stop_signal
 from latentlab.study.cells.cell import Cell, Graph
 from latentlab.study.cells.process import DONE, INTERRUPTED, LOG, is_whole
-from latentlab.study.cells.state import note_failure, prepare, settled
+from latentlab.study.cells.state import note_failure, note_places, prepare, settled
 from latentlab.study.engine.board import Board
 from latentlab.study.engine.estimate import Durations
 from latentlab.study.engine.local import Ended, Engine, Job
@@ -42,6 +42,9 @@ def run_cells(study: StudyFile, graph: Graph, out: Path, engine: Engine) -> Sche
         UserError: a cell that the engine could never start, or a folder that cannot be written.
     """
     schedule = planned(graph, out)
+    for cell in graph.cells:
+        if cell.key in schedule.done:
+            note_places(cell, out)
     check_resources(study, schedule, engine)
     with stop_signal() as stop, Board(schedule, engine) as board:
         run = _Run(study, out, engine, schedule, board)

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from figures.study_points import words_of
 from latentlab.errors import UserError
 from latentlab.files import first_problem, read_json
 from latentlab.study.table import FILE, StudyTable, is_of_another_table
@@ -99,9 +97,7 @@ class StudyFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        table = StudyTable.read(folder)
-        names = {name: words_of(table.rows[name]) for name in ("tokenizer", "cluster", "control_of", "generator")}
-        self.table = replace(table, rows=table.rows.assign(**names))  # labels may look like numbers
+        self.table = StudyTable.read(folder)
         self.tokenizers = list(self.table.rows["tokenizer"].unique())
         self.generators = [name for name in self.table.rows["generator"].unique() if name]
         self._read = cache(read_json)

@@ -18,7 +18,7 @@ from latentlab.study.predictor.domain import Domain
 SCHEMA_VERSION = 1
 """Version of the form of the file; raised when a key changes its meaning or disappears."""
 
-SHIPPED = Path(__file__).parents[1] / "predictors"
+SHIPPED = Path(__file__).parents[2] / "predictors"
 """Folder of the predictors that come with the package; it need not exist."""
 
 Scale = Literal["linear", "log"]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from latentlab import __version__
+from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.predictor.domain import fit_domain
 from latentlab.study.predictor.file import (
     Check,
@@ -36,6 +37,7 @@ def fit_predictor(
     data: DataSet,
     settings: Mapping[str, Setting],
     measurements: Sequence[str] | None = None,
+    plan: AnalysisPlan = AnalysisPlan(),
     title: str = "",
     table_sha256: str | None = None,
     command: str | None = None,
@@ -43,7 +45,7 @@ def fit_predictor(
     """Fit a predictor of one quality column under one generator and guidance scale.
 
     Seeds are averaged, so that every tokenizer counts once. Controls are not fitted, nor are held-out tokenizers: both are
-    predicted for validation.
+    predicted for validation. Tokenizers that learned from the judge are neither.
 
     Args:
         study: its table.
@@ -53,6 +55,7 @@ def fit_predictor(
         data: images that were measured.
         settings: of every measurement, by registered name.
         measurements: registered names to use; all that at least three quarters of the tokenizers have by default.
+        plan: the study's own, which says which clusters learned from which judge.
         title: name of the study.
         table_sha256: of its file.
         command: for the record.
@@ -60,7 +63,7 @@ def fit_predictor(
     Raises:
         UserError: unknown names, or too few tokenizers or clusters.
     """
-    chosen = choose(study, target, generator, guidance, measurements)
+    chosen = choose(study, target, generator, guidance, measurements, plan.learned_from(target))
     origin = Origin(
         study=title, table_sha256=table_sha256, left_out=chosen.dropped, command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"), latentlab=__version__,

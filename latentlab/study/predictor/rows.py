@@ -1,6 +1,6 @@
 """Which tokenizers and measurements of a study a predictor is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,12 @@ class Chosen:
 
 
 def choose(
-    study: StudyTable, target: str, generator: str, guidance: float, measurements: Sequence[str] | None
+    study: StudyTable,
+    target: str,
+    generator: str,
+    guidance: float,
+    measurements: Sequence[str] | None,
+    learned: Collection[str],
 ) -> Chosen:
     """Choose; the arguments and errors are those of `latentlab.study.predictor.fit.fit_predictor`."""
     told = _target(study, target, generator, guidance)
@@ -53,6 +58,8 @@ def choose(
         raise UserError(f"{sizes} in this study: distances of unequal numbers do not compare, so nothing is predicted")
     dropped = {name: f"a copy of {other}" for name, other in study.copies().items()}
     rows = study.by_tokenizer(generator, guidance)
+    flattered = rows["tokenizer"][rows["cluster"].isin(learned)]
+    dropped |= dict.fromkeys(map(str, flattered), f"learned from the features that give {target}")
     rows = _with_target(rows[~rows["tokenizer"].isin(dropped)], told, dropped)
     _check_enough(_fitted(rows), told)
     names = _usable(study, _fitted(rows), measurements, dropped)

@@ -13,6 +13,8 @@ def tokenizer_choice(tokenizer: Finished) -> dict[str, Any]:
     """Return ``name``, ``release`` and ``weights`` (None for the release's) of a cell that made or found a tokenizer."""
     told = tokenizer.result
     weights: Path | None = None if told["weights"] is None else tokenizer.file("weights")
+    if "weights" in tokenizer.places:  # given ones, which may have moved since
+        weights = tokenizer.folder / tokenizer.places["weights"]
     return {"name": told["name"], "release": None if weights else told["release"], "weights": weights}
 
 

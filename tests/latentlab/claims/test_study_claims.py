@@ -255,6 +255,29 @@ def test_headline_judge_is_the_study_s_own_and_the_other_is_reported(tmp_path: P
     assert "mean r by other judges: gfd_efficientnet_lite0" in found.why
 
 
+def test_who_learned_from_a_judge_is_what_the_study_says(tmp_path: Path) -> None:
+    """And what is said of its size counts what has been judged."""
+    folder = study(tmp_path) / "diffusability"
+    assert judged("C5", tmp_path).scale.startswith("24 tokenizers")
+    (folder / "plan.yaml").write_text("analysis: {dependent: [{judge: fashion, clusters: [kl, eq]}]}\n")
+    found = judged("C5", tmp_path)
+    assert "not counted, as they learned from the features that judge them: tokenizer-01, tokenizer-03" in found.why
+    assert found.n == 18 and found.scale.startswith("18 tokenizers")
+
+
+def test_tokenizers_that_are_not_judged_yet_are_not_counted(tmp_path: Path) -> None:
+    """Of 18 tokenizers all is known, of one nothing, of the others one generator seed each has no number."""
+
+    def half(rows: pd.DataFrame) -> None:
+        numbers = [name for name in rows if name.startswith(("m_", "gfd_", "fd_", "straightness", "efficiency"))]
+        rows.loc[rows["tokenizer"] >= "tokenizer-18", numbers] = np.nan
+        rows.loc[rows["generator_seed"] == 1, [TARGET, "gfd_efficientnet_lite0"]] = np.nan
+
+    found = judged("C5", study(tmp_path, half))
+    assert "18 tokenizers, 2 generators x 3 guidance scales, at least 1 seed each" in found.scale
+    assert "is a copy of" not in found.why
+
+
 def test_a_folder_that_is_a_study_itself(tmp_path: Path) -> None:
     assert judged("C5", study(tmp_path) / "diffusability").verdict == "confirmed"
 

@@ -82,6 +82,11 @@ def test_how_many_would_decide() -> None:
     assert "at least 3 seeds (there are 1)" in why and "no interval" in why
     assert "more than 1,000 seeds" in Judgement([(effect(0, 1),)], "", "", "").why()
     assert "to decide" not in Judgement([(FOR,)], "", "", "").why()
+    clear = effect(
+        -1.05, 1
+    )  # at 95 %, but one of two conditions that could refute needs 97.5 %: n (2.2414 / 1.96 / 1.05)^2 = 12
+    both = Judgement([(clear,), (FOR,)], "", "", "")
+    assert both.word == "undecided" and "to decide: about 12 seeds (there are 10)" in both.why()
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

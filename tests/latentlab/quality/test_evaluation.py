@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from analyses.frechet import Moments, frechet_distance
+from latentlab.data import open_data
 from latentlab.errors import UserError
 from latentlab.measurement import Measurement
 from latentlab.pixels import ArrayPixels
@@ -19,11 +20,12 @@ from latentlab.quality import evaluation as module
 from latentlab.quality import inception, judged
 from latentlab.quality.evaluation import METRICS, Evaluation, evaluate
 from latentlab.quality.features import FeatureExtractor
-from latentlab.quality.image_sets import EvaluationSet
+from latentlab.quality.image_sets import EvaluationSet, open_reference
 from latentlab.quality.judged import QualitySettings
 from latentlab.quality.kernel_distance import kernel_distance
 from latentlab.quality.manifold import manifold_scores
 from latentlab.quality.quality_results import QualityResults
+from latentlab.quality.sample_file import write_sample_file
 
 SMALL = QualitySettings(kid_subset_size=20, kid_subsets=5, pr_k=2, dc_k=4)
 SAMPLING = {"seed": 7, "generator": "sit", "sampler": {"solver": "euler"}, "steps": 50, "guidance": {"cfg_scale": 2.0},
@@ -224,6 +226,18 @@ def test_fdr_is_the_mean_ratio_to_the_validation_set() -> None:
     assert "60 generated and 50 validation images" in warned.warnings[0]
     refused = evaluate(request(metrics=("fdr",), validation=images(80, 1)))
     assert "distance 0 from the reference" in refused.refused["fdr"]
+
+
+def test_the_reference_is_no_validation_set_whatever_it_is_called(tmp_path: Path) -> None:
+    """On features of a real network, whose distance of equal sets is a residue of rounding."""
+    reference = open_reference("fashion:test", limit=120)
+    copy = tmp_path / "copy.npz"
+    levels = open_data("fashion:test", limit=120).images(np.arange(120)).permute(0, 2, 3, 1).numpy()
+    write_sample_file(copy, levels.shape[:3], [levels], np.zeros(120, np.int64))
+    samples = open_reference("fashion:train", limit=60)
+    for validation in (reference, open_reference(str(copy))):
+        asked = Evaluation(samples, reference, ("fdr",), ("fashion-classifier",), validation)
+        assert "distance 0 from the reference" in evaluate(asked).refused["fdr"]
 
 
 def test_published_statistics_stand_in_for_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def tiny_study(**changes: Any) -> dict[str, Any]:
         "held_out_images": "fashion:test",
         "held_out_limit": 64,
         "tokenizers": [
-            {"label": "ae", "cluster": "baseline", "train": "ae", "set": TOKENIZER},
+            {"label": "ae", "cluster": "baseline", "family": "conv", "train": "ae", "set": TOKENIZER},
             {"label": "mixed", "control": "orthogonal", "of": "ae"},
         ],
         "measure": {"rmsc": {}, "codebook": {}},

@@ -130,11 +130,22 @@ def test_tokenizers_that_learned_from_a_judge_do_not_count_where_it_judges():
     plain, found = (
         analyse(replace(study, rows=study.rows.assign(**{other: v})), plan) for v in (study.rows[other], flattered)
     )
-    for part in ("correlations", "pairs", "prediction", "mixed"):
+    for part in ("correlations", "pairs", "prediction", "mixed", "noise"):
         assert found[part] == plain[part]
     left = 18 - study.rows[repa & ~study.rows.held_out].tokenizer.nunique()
     assert raw(found, "m_viv", target=other)["n"] == left < 18 == raw(found, "m_viv", target=TARGET)["n"]
     assert {one["n"] for one in found["pairs"] if one["target"] == other} == {left}
+
+
+def test_rankings_of_a_judge_are_of_those_that_did_not_learn_from_it():
+    """A cluster that it flatters in every setting would make all settings agree."""
+    other = "gfd_efficientnet_lite0"
+    plan = PLAN.model_copy(update={"targets": (other,)})
+    study = example_study(generators=("sit",), noise=8.0)
+    repa = study.rows.cluster == "repa"
+    flattered = study.rows.assign(**{other: study.rows[other].where(~repa, -1e4)})
+    without = analyse(replace(study, rows=study.rows[~repa]), plan)["stability"]
+    assert analyse(replace(study, rows=flattered), plan)["stability"] == without and len(without) == 3
 
 
 def test_a_judge_of_one_seed_leaves_nothing_missing():

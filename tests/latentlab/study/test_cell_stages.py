@@ -13,8 +13,11 @@ from latentlab.files import read_json, write_json
 from latentlab.pixels import SetPixels
 from latentlab.quality.features import feature_extractor
 from latentlab.store import StoreWriter
+from latentlab.study.cells.cell import Cell
 from latentlab.study.cells.networks import networks_of
-from latentlab.study.cells.process import RESULT, CellRun, Finished
+from latentlab.study.cells.process import CELL, RESULT, CellRun, Finished
+from latentlab.study.cells.state import note_places, prepare
+from latentlab.study.stages.inputs import tokenizer_choice
 from latentlab.study.stages.latents import latent_map, measure
 from latentlab.tokenizers.load import load_tokenizer
 
@@ -58,6 +61,22 @@ def test_the_perceptual_distance_that_auto_chooses_is_named() -> None:
     assert networks_of("sensitivity", {})["perceptual"] in ("lpips", "st_lpips")
 
 
+def test_weights_that_have_moved_are_read_where_they_are(tmp_path: Path) -> None:
+    """Their path is no part of a cell's key: one that is done says where they were."""
+
+    def cell(path: str) -> Cell:
+        return Cell(
+            "tokenizer_at_hand", "open", {"name": "kl", "release": None, "sha256": "ab"}, places={"weights": path}
+        )
+
+    before, now = cell("/there/kl.safetensors"), cell("/here/kl.safetensors")
+    folder = prepare(before, tmp_path)
+    write_json(folder / RESULT, {"name": "kl", "release": "fashion32", "weights": "/there/kl.safetensors"})
+    note_places(now, tmp_path)
+    assert now.folder(tmp_path) == folder
+    assert tokenizer_choice(Finished(folder))["weights"] == Path("/here/kl.safetensors")
+
+
 @pytest.mark.parametrize(("tokenizer", "refused"), [("maetok", True), ("ae", False)])
 def test_what_1d_tokens_cannot_have_is_no_failure(tokenizer: str, refused: bool, tmp_path: Path) -> None:
     """Equivariance asks the encoder, not the store, for a grid: in a study with such a tokenizer it is left empty."""
@@ -69,6 +88,7 @@ def test_what_1d_tokens_cannot_have_is_no_failure(tokenizer: str, refused: bool,
     writer.finish()
     write_json(tmp_path / "encode" / RESULT, {"latents": "latents"})
     (tmp_path / "tokenizer").mkdir()
+    write_json(tmp_path / "tokenizer" / CELL, {"places": {}})
     write_json(tmp_path / "tokenizer" / RESULT, {"name": tokenizer, "release": "fashion32", "weights": None})
     needs = {"latents": Finished(tmp_path / "encode"), "tokenizer": Finished(tmp_path / "tokenizer")}
     settings = {"measurement": "equivariance", "parameters": {}, "seed": 0, "images": {"limit": 8}}

@@ -61,7 +61,7 @@ def test_copies_are_found_and_count_once() -> None:
     shuffled = StudyTable(doubled.rows.sample(frac=1, random_state=0), doubled.columns)
     assert len(shuffled.copies()) == 3
     generator, guidance = str(study.rows["generator"].iloc[0]), float(study.rows["guidance"].iloc[0])
-    plain, chosen = (choose(table, TARGET, generator, guidance, None) for table in (study, doubled))
+    plain, chosen = (choose(table, TARGET, generator, guidance, None, ()) for table in (study, doubled))
     pd.testing.assert_frame_equal(chosen.fitted.reset_index(drop=True), plain.fitted.reset_index(drop=True))
     assert chosen.dropped["copy-0"] == f"a copy of {original}"
 
@@ -89,7 +89,7 @@ def test_nothing_is_predicted_from_mixed_sizes() -> None:
     mixed = study.rows.assign(n_samples=np.where(np.arange(len(study.rows)) % 2, 500, 5000))
     generator, guidance = str(study.rows["generator"].iloc[0]), float(study.rows["guidance"].iloc[0])
     with pytest.raises(UserError, match="n_samples is 500, 5000"):
-        choose(StudyTable(mixed, study.columns), TARGET, generator, guidance, None)
+        choose(StudyTable(mixed, study.columns), TARGET, generator, guidance, None, ())
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,12 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     shutil.copy(embedded_path("ae", "fashion32"), here)
     shutil.copy(here, there)
     graphs = [
-        graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "weights": str(file)}]) for file in (here, there)
+        graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "family": "conv", "weights": str(file)}])
+        for file in (here, there)
     ]
     assert keys(graphs[0]) == keys(graphs[1])
     shutil.copy(embedded_path("kl", "fashion32"), there)
-    changed = graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "weights": str(there)}])
+    changed = graph_of(tmp_path, tokenizers=[{"label": "w", "cluster": "x", "family": "conv", "weights": str(there)}])
     assert "floor" in {cell.stage for cell in changed.cells if cell.key in keys(graphs[0])}
     assert not keys(changed) & {cell.key for cell in graphs[0].cells if cell.stage != "floor"}
 
@@ -123,7 +124,7 @@ def test_two_files_of_a_tokenizer_are_known_by_their_content(tmp_path: Path) -> 
         (folder / f"taef2_{half}.pth").write_text(half)
 
     def opened_by(path: Path) -> Cell:
-        own = {"label": "tiny", "cluster": "published", "name": "taef2", "weights": str(path)}
+        own = {"label": "tiny", "cluster": "published", "family": "conv", "name": "taef2", "weights": str(path)}
         return next(cell for cell in graph_of(tmp_path, tokenizers=[own]).cells if cell.stage == "tokenizer_at_hand")
 
     before = opened_by(folder)
@@ -168,7 +169,7 @@ def test_plugins_are_known_by_their_version_and_weights(
     for place in installed_example:
         monkeypatch.syspath_prepend(place)
     registry._locations.cache_clear()
-    own = {"label": "pixels", "cluster": "none", "name": "pixel-patches"}
+    own = {"label": "pixels", "cluster": "none", "family": "none", "name": "pixel-patches"}
 
     def found() -> dict[str, Cell]:
         graph = graph_of(tmp_path, tokenizers=[own], measure={"channel_correlation": {}})

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from latentlab.errors import UserError
+from latentlab.quality.vision_transformers import VISION_TRANSFORMERS
 from latentlab.study.cells.graph import build_graph
 from latentlab.study.plan_file import Resources, load_study
+from latentlab.tokenizers.objectives.vision_networks import VISION_NETWORKS
 from latentlab.tokenizers.row_file import read_rows
 
 from .engine_world import JUDGE, opened, tiny_study, written
@@ -40,6 +42,8 @@ def test_a_measurement_without_parameters_needs_no_braces(tmp_path: Path) -> Non
         ({"tokenizers": [AE, AE]}, "ae is there twice"),
         ({"tokenizers": [{**AE, "name": "kl"}]}, "give one of train, name"),
         ({"tokenizers": [{**AE, "cluster": ""}]}, "say its cluster"),
+        ({"tokenizers": [{**AE, "family": ""}]}, "tokenizer 'ae': say its family"),
+        ({"judges": ["auto"]}, "judge 'auto' is another network on another machine"),
         ({"tokenizers": [{**AE, "label": "a/b"}]}, "label"),
         ({"tokenizers": [AE, {**MIXED, "of": "ea"}]}, "unknown tokenizer of control 'mixed' 'ea'. Did you mean ae"),
         ({"tokenizers": [AE, MIXED, {"label": "m", "control": "orthogonal", "of": "mixed"}]}, "is a control itself"),
@@ -81,7 +85,7 @@ def test_mistakes_in_the_file(tmp_path: Path, changes: dict[str, Any], message: 
         ({"tokenizers": [{**AE, "set": ["optimizer.steps=3"]}]}, "ae_fashion32.yaml: optimizer"),
         ({"tokenizers": [AE, {**MIXED, "control": "ortogonal"}]}, "Did you mean orthogonal"),
         (
-            {"tokenizers": [{"label": "x", "cluster": "x", "weights": "/nowhere.safetensors"}]},
+            {"tokenizers": [{"label": "x", "cluster": "x", "family": "conv", "weights": "/nowhere.safetensors"}]},
             "there is no file /nowhere",
         ),
         ({"generators": [{**SIT, "base": "sit-fashon"}]}, "generator 'sit': unknown sit configuration 'sit-fashon'"),
@@ -171,7 +175,14 @@ def test_a_list_of_tokenizers_is_no_study() -> None:
 
 
 def test_the_published_study_trains_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a folder of four made-up images, and a judge whose weights are here."""
+    """With a folder of four made-up images, a judge whose weights are here, and files in the places of those of the teachers."""
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for network in VISION_NETWORKS.values():
+        weights = network.weights if network.judge is None else VISION_TRANSFORMERS[network.judge].files[0]
+        if weights is not None:
+            weights.path.parent.mkdir(parents=True, exist_ok=True)
+            weights.path.write_text(network.architecture)
     for number in range(4):
         file = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -144,6 +144,24 @@ def test_another_variant_of_a_measurement_is_left_out_where_most_rows_have_one(
     assert table.rows["gfd_fashion_classifier"].notna().all() and set(table.rows["error"]) == {""}
 
 
+def test_companions_that_only_left_out_rows_have_are_no_columns(
+    finished: tuple[Path, Schedule], tmp_path: Path
+) -> None:
+    """As `gmm` names them after the best number of components: the table can be read again."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    mixed = cell_of(finished[1].graph, "measure", "rmsc of mixed").folder(out) / "result.json"
+    own = {"variant": "of another kind", "companions": {"of its own": {"value": 1.0, "interval": [0.5, 2.0]}}}
+    mixed.write_text(json.dumps(json.loads(mixed.read_text()) | own))
+    told = json.loads((out / "graph.json").read_text())
+    ae = [row for row in told["rows"] if row["identity"]["tokenizer"] == "ae"]
+    for seed in (1, 2):
+        told["rows"] += [{**row, "identity": {**row["identity"], "generator_seed": seed}} for row in ae]
+    (out / "graph.json").write_text(json.dumps(told))
+    collect(out)
+    assert "m_rmsc.of its own" not in StudyTable.read(out).names()
+
+
 def test_nothing_is_done_twice(finished: tuple[Path, Schedule]) -> None:
     out, _ = finished
     schedule, started = run_study(out.parent, tiny_study())

@@ -4,13 +4,16 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import latentlab
 from latentlab.errors import UserError
-from latentlab.study.predictor.file import DataSet, Predictor, Setting, read_predictor, write_predictor
+from latentlab.study.analysis.plan import AnalysisPlan
+from latentlab.study.predictor.file import SHIPPED, DataSet, Predictor, Setting, read_predictor, write_predictor
 from latentlab.study.predictor.fit import fit_predictor
 from latentlab.study.predictor.interval import jackknife_plus
 from latentlab.study.predictor.predict import Prediction, predict
@@ -93,6 +96,25 @@ def test_controls_are_not_fitted_and_are_judged(study, predictor):
     assert both.fit == predictor.fit and both.tokenizers == predictor.tokenizers
     (check,) = both.controls
     assert check.control == "orthogonal" and check.factor > 2
+
+
+def test_tokenizers_that_learned_from_the_judge_are_not_fitted(study):
+    """The same fit as without their rows; a study that says that nobody learned fits them."""
+    other = "gfd_efficientnet_lite0"
+    repa = study.rows["cluster"] == "repa"
+    flattered = changed(study, **{other: study.rows[other].where(~repa, 0.01)})
+    found = fitted(flattered, other)
+    without = fitted(StudyTable(study.rows[~repa], study.columns), other)
+    assert found.fit == without.fit and found.held_out == without.held_out
+    left_out = dict.fromkeys(study.rows["tokenizer"][repa], "learned from the features that give gfd_efficientnet_lite0")
+    assert found.origin.left_out == left_out
+    assert len(found.tokenizers) == 20  # of 24 that are not held out
+    assert len(fitted(study, other, plan=AnalysisPlan(dependent=())).tokenizers) == 24
+    assert len(fitted(study).tokenizers) == 24  # by the other judge
+
+
+def test_predictors_that_come_along_lie_in_the_package():
+    assert Path(latentlab.__file__).parent / "predictors" == SHIPPED
 
 
 def test_other_targets_keep_their_scale(study):

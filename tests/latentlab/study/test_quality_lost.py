@@ -175,6 +175,8 @@ def test_quality_of_samples(tmp_path: Path) -> None:
     assert found["gfd_reconstructions_fashion_classifier"] == pytest.approx(distance(made, middle), rel=1e-3)
     assert found["gfd_fashion_classifier_low"] < found["gfd_fashion_classifier"] < found["gfd_fashion_classifier_high"]
     assert found["n_samples"] == 150
+    kept = [np.load(file, mmap_mode="r").shape[0] for file in (tmp_path / "home" / "features").glob("*.npy")]
+    assert sorted(kept) == [150, 200]  # of the reconstructions and of the reference, not of the samples
     noisy = np.clip(made + np.random.default_rng(0).normal(0, 60, made.shape), 0, 255).astype(np.uint8)
     worse = sample_quality(as_file(tmp_path / "d.npz", noisy), str(reference), ["fashion-classifier"])
     assert worse["gfd_fashion_classifier"] > 3 * found["gfd_fashion_classifier"]

@@ -22,6 +22,31 @@ def test_written_and_read_again(tmp_path):
     assert again.columns == study.columns
 
 
+def test_labels_that_look_like_numbers_or_nothing_stay_words(tmp_path):
+    study = example_study(tokenizers=3, generators=("sit",))
+    words = {"tokenizer-00": "8", "tokenizer-01": "16", "tokenizer-02": "None"}
+    rows = study.rows.assign(
+        tokenizer=study.rows["tokenizer"].map(words), cluster=study.rows["tokenizer"].map(words), generator="1"
+    )
+    StudyTable(rows, study.columns).write(tmp_path)
+    read = StudyTable.read(tmp_path)
+    for name in ("tokenizer", "cluster", "generator"):
+        assert read.rows[name].tolist() == rows[name].tolist()
+    assert read.rows["control"].tolist() == [""] * len(rows)
+
+
+def test_tokenizers_of_which_nothing_is_known_are_no_copies():
+    study = example_study(tokenizers=4)
+    names = list(study.names("measurement", "quality"))
+    rows = study.rows.copy()
+    rows.loc[rows["tokenizer"] != "tokenizer-00", names] = np.nan
+    assert StudyTable(rows, study.columns).copies() == {}
+    rows.loc[rows["tokenizer"] == "tokenizer-02", names] = study.rows.loc[
+        study.rows["tokenizer"] == "tokenizer-00", names
+    ].to_numpy()
+    assert StudyTable(rows, study.columns).copies() == {"tokenizer-02": "tokenizer-00"}
+
+
 def test_roles_name_columns():
     study = example_study(tokenizers=3)
     assert study.names("measurement") == ("m_viv", "m_lnc", "m_srss", "m_cds")
