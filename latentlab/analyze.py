@@ -55,18 +55,23 @@ class Subject:
         path: folder they lie in.
         images: what they were made of, when at hand.
         tokenizer: what made them, when at hand.
+        batch_size: images at a time through it; None for what suits their size and the device.
     """
 
     latents: Latents
     path: Path
     images: ImageSet | None = None
     tokenizer: Tokenizer | None = None
+    batch_size: int | None = None
 
 
-def subject_of_tokenizer(tokenizer: Tokenizer, images: ImageSet, *, device: torch.device | str = "cpu") -> Subject:
-    """Encode ``images`` into the cache (or find them there) and return what to analyse."""
+def subject_of_tokenizer(
+    tokenizer: Tokenizer, images: ImageSet, *, device: torch.device | str = "cpu", batch_size: int | None = None
+) -> Subject:
+    """Encode ``images`` into the cache (or find them there) and return what to analyse; arguments as in `Subject`."""
     path = cached_store_path(tokenizer, images)
-    return Subject(encode_images(tokenizer, images, path, device=device), path, images, tokenizer)
+    store = encode_images(tokenizer, images, path, device=device, batch_size=batch_size)
+    return Subject(store, path, images, tokenizer, batch_size)
 
 
 def subject_of_folder(path: Path, *, limit: int | None = None, seed: int = 0) -> Subject:
@@ -127,7 +132,7 @@ def analyze(
     _ = subject.latents.moments  # non-finite latents end the analysis here, before anything is measured
     finished = FinishedSteps(out / "measurements")
     images = None if subject.images is None else SetPixels(subject.images)
-    codec = None if subject.tokenizer is None else codec_of(subject.tokenizer, device)
+    codec = None if subject.tokenizer is None else codec_of(subject.tokenizer, device, subject.batch_size)
     inputs = Inputs(subject.latents, seed, str(device), images, codec, checked)
     outcome = Outcome.joined(ranks.gather(measure_all(inputs, ranks.share(names), finished)), names)
     results = Results(

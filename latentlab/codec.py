@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentlab.encoding import default_batch_size, encode_batch, weights_digest
+from latentlab.encoding import default_batch_size, description, encode_batch, weights_digest
 from latentlab.files import digest
+from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 
 _USUAL_SIDE = 256
@@ -31,8 +32,11 @@ class Codec:
     fingerprint: str
 
 
-def codec_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Codec:
-    """Put ``tokenizer`` on ``device`` in evaluation mode; the functions take and return CPU tensors of any batch size."""
+def codec_of(tokenizer: Tokenizer, device: torch.device | str = "cpu", batch_size: int | None = None) -> Codec:
+    """Put ``tokenizer`` on ``device`` in evaluation mode; the functions take and return CPU tensors of any batch size.
+
+    They pass at most ``batch_size`` images at a time, by default as `default_batch_size` says.
+    """
     tokenizer = tokenizer.to(device).eval()
 
     def encode(images: Tensor) -> Tensor:
@@ -43,11 +47,11 @@ def codec_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Codec:
         return in_parts(tokenizer.decode, latents, side)
 
     def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, image_side: int) -> Tensor:
-        parts = batch.split(default_batch_size(image_side, device))
-        with torch.inference_mode():
+        parts = batch.split(batch_size or default_batch_size(image_side, device))
+        with torch.inference_mode(), whole_float32():
             results = torch.cat([function(part.to(device, torch.float32)).float().cpu() for part in parts])
         return results.clone()  # an ordinary tensor, through which callers may differentiate
 
     codebook = tokenizer.codebook.detach().float().cpu() if isinstance(tokenizer, DiscreteTokenizer) else None
-    fingerprint = digest([tokenizer.spec.to_dict(), weights_digest(tokenizer)])
+    fingerprint = digest([description(tokenizer), weights_digest(tokenizer)])
     return Codec(encode, decode, codebook, fingerprint)

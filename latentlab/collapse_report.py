@@ -5,7 +5,6 @@ divided by the distance between its reconstructions of different views of the im
 out is no more like its own view than like another one. From `COLLAPSED` on it is called a collapse.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.positions import patch_width
 from latentlab.files import write_text
 from latentlab.measurement import Estimate, Interval
+from latentlab.report_table import markdown_row, print_tables
 
 COLLAPSE_SCHEMA_VERSION = 1
 """Version of the form of a study's ``results.json``; raised when a key changes its meaning or disappears."""
@@ -27,8 +27,6 @@ COLLAPSED = 0.5
 
 _FEW = 8
 """Fewer images than this give a rough interval."""
-
-_PLAIN_WIDTH = 190
 
 PUBLISHED_PARAMETERS = {"continuous": 196_592, "discrete": 196_608}
 """Of MIND's bottlenecks: 6 numbers, positions of 16 numbers, 16,384 codes (see `analyses.bottleneck`)."""
@@ -290,8 +288,8 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     lines = ["# Bottleneck collapse", "", f"Claim: {verdict['claim']}.", ""]
     lines += [f"**{verdict['word'].capitalize()} at this scale**: {verdict['sentence']}.", ""]
     lines += [f"Caveat: {verdict['caveat']}.", ""]
-    lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
-    lines += [_row(row) for row in table_rows(results)]
+    lines += [markdown_row(_COLUMNS), markdown_row(["---"] * len(_COLUMNS))]
+    lines += [markdown_row(row) for row in table_rows(results)]
     lines += ["", *(f"* {line}" for line in _facts(results)), ""]
     lines += [f"![{Path(figure).stem}]({figure})" for figure in results["figures"] if figure.endswith(".png")]
     return lines
@@ -313,23 +311,10 @@ _COLUMNS = (
 
 def print_study(results: Mapping[str, Any]) -> None:
     """Print table, verdict and caveat to stdout; plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    table = Table(
-        title=f"Bottleneck collapse on {results['data']['name']}, {results['perceptual']}", title_justify="left"
-    )
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
-    for row in table_rows(results):
-        table.add_row(*map(Text, row))
-    console.print(table)
+    title = f"Bottleneck collapse on {results['data']['name']}, {results['perceptual']}"
     verdict = results["verdict"]
     lines = [f"{verdict['word']} at this scale: {verdict['sentence']}", f"caveat: {verdict['caveat']}"]
-    for line in [*lines, *_notes(results)]:
-        console.print(Text(line), soft_wrap=True)
+    print_tables([(title, _COLUMNS, table_rows(results))], [*lines, *_notes(results)])
 
 
 def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -414,7 +399,3 @@ def _short(value: float) -> str:
 
 def _count(number_of: int, what: str) -> str:
     return f"{number_of} {what}{'' if number_of == 1 else 's'}"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

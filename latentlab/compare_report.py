@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -10,12 +9,12 @@ from typing import TextIO
 from latentlab.compare import LEVEL, Comparison, Difference
 from latentlab.files import write_json, write_text
 from latentlab.measurement import Estimate, Measurement
-from latentlab.report_table import number
+from latentlab.report_table import markdown_row, number, print_tables
 
 _EASIER = {"lower": "lower", "higher": "higher", "none": "-"}
 _MARKS = {"best": " *", "level": " ="}
 _STYLES = {"best": "bold green", "level": "green"}
-_PLAIN_WIDTH = 160
+_FIRST_COLUMNS = ("measurement", "easier")
 
 LEGEND = (
     f"* easiest; = not distinguishable from it (paired bootstrap, Holm, {LEVEL:.0%}); no mark: worse, or not tested. "
@@ -25,38 +24,26 @@ LEGEND = (
 
 def print_comparison(comparison: Comparison, title: str, file: TextIO | None = None) -> None:
     """Print table, legend and remarks to ``file`` (default: stdout); plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    file = file or sys.stdout
-    console = Console(file=file, width=None if file.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    table = Table(title=title, title_justify="left")
-    table.add_column("measurement", no_wrap=True)
-    table.add_column("easier")
-    for name in comparison.names:
-        table.add_column(name, justify="right", overflow="fold")
+    rows: list[list[str | Text]] = []
     for metric in comparison.metrics:
-        standing = comparison.standing(metric)
-        cells = [
-            Text(_cell(comparison, metric, name), style=_STYLES.get(standing.get(name, ""), ""))
-            for name in comparison.names
-        ]
-        table.add_row(Text(metric), Text(_direction(comparison, metric)), *cells)
-    console.print(table)
-    for line in [LEGEND, *remarks(comparison)]:
-        console.print(Text(line), soft_wrap=True)
+        styles = {name: _STYLES[place] for name, place in comparison.standing(metric).items() if place in _STYLES}
+        cells = [Text(_cell(comparison, metric, name), style=styles.get(name, "")) for name in comparison.names]
+        rows.append([metric, _direction(comparison, metric), *cells])
+    table = (title, [*_FIRST_COLUMNS, *comparison.names], rows)
+    print_tables([table], [LEGEND, *remarks(comparison)], right=comparison.names, file=file)
 
 
 def write_comparison(comparison: Comparison, title: str, folder: Path, figures: list[str]) -> None:
     """Write ``comparison.json``, ``comparison.csv`` and ``summary.md`` into ``folder``, each atomically."""
     write_json(folder / "comparison.json", comparison.to_dict())
     write_text(folder / "comparison.csv", as_csv(comparison))
-    head = ["measurement", "easier", *comparison.names]
-    lines = [f"# {title}", "", _row(head), _row(["---"] * len(head))]
+    head = [*_FIRST_COLUMNS, *comparison.names]
+    lines = [f"# {title}", "", markdown_row(head), markdown_row(["---"] * len(head))]
     for metric in comparison.metrics:
-        cells = [_cell(comparison, metric, name) for name in comparison.names]
-        lines.append(_row([metric, _direction(comparison, metric), *cells]))
+        cells = [_cell(comparison, metric, name).replace(" *", " \\*") for name in comparison.names]
+        lines.append(markdown_row([metric, _direction(comparison, metric), *cells]))
     lines += ["", LEGEND.replace("*", "\\*"), "", *(f"* {line}" for line in remarks(comparison)), ""]
     lines += ["## Differences", "", *_difference_table(comparison), ""]
     lines += [f"![{Path(figure).stem}]({figure})" for figure in figures if figure.endswith(".png")]
@@ -117,8 +104,8 @@ def _cell(comparison: Comparison, metric: str, name: str) -> str:
 
 def _difference_table(comparison: Comparison) -> list[str]:
     head = ["measurement", "pair", "difference", "95 % interval", "p", "p (Holm)", ""]
-    rows = [_row(head), _row(["---"] * len(head))]
-    return rows + [_row(_difference_cells(d)) for d in comparison.differences]
+    rows = [markdown_row(head), markdown_row(["---"] * len(head))]
+    return rows + [markdown_row(_difference_cells(d)) for d in comparison.differences]
 
 
 def _difference_cells(d: Difference) -> list[str]:
@@ -126,7 +113,3 @@ def _difference_cells(d: Difference) -> list[str]:
     p, adjusted = ("-" if value is None else f"{value:.2g}" for value in (d.p, d.adjusted))
     said = "not tested" if d.adjusted is None else "differ" if d.significant else "not distinguishable"
     return [d.measurement, f"{d.first} - {d.second}", number(d.value), interval, p, adjusted, said]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace(" *", " \\*") for cell in cells) + " |"

@@ -9,7 +9,7 @@ import torch
 from latentlab.analyze import Inputs, Options, Subject, analyze, measure_all
 from latentlab.compare import Comparison, compare
 from latentlab.compare_report import write_comparison
-from latentlab.encoding import slug
+from latentlab.encoding import unique_slug
 from latentlab.errors import UserError
 from latentlab.finished import FinishedSteps
 from latentlab.measurement import Measurement
@@ -48,7 +48,7 @@ def compare_subjects(
     measured: dict[str, list[Measurement]] = {}
     for name, subject in subjects.items():
         say(f"{name}:")
-        folder = out / slug(name)
+        folder = out / unique_slug(name)
         results = analyze(
             subject, folder, metrics=metrics, options=options, seed=seed, device=device, command=command, draw=False
         )
@@ -93,7 +93,7 @@ def _gmms_of_one_dimension(
         if dims.get(name, shared) != shared:
             settings = {**options, "gmm": {**options.get("gmm", {}), "dims": shared}}
             inputs = Inputs(subjects[name].latents, seed, device, options=settings)
-            again = measure_all(inputs, ["gmm"], FinishedSteps(out / slug(name) / "measurements" / "same-dims"))
+            again = measure_all(inputs, ["gmm"], FinishedSteps(out / unique_slug(name) / "measurements" / "same-dims"))
             for reason in again.refused.values():
                 say(f"gmm of {name} in {shared} dimensions: {reason}")
             measurements = [

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentlab.errors import UserError, unknown_name
 from latentlab.files import first_problem
 
 M = TypeVar("M", bound=BaseModel)
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average Adam keeps at every step."""
 
 
 class Strict(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.utils import WeakFileLock
+from pydantic import BaseModel
 from torch import Tensor
 
 from latentlab import __version__
@@ -23,7 +24,7 @@ from latentlab.pixels import to_unit_range
 from latentlab.prefetching import WriteBehind, read_ahead
 from latentlab.randomness import generator
 from latentlab.ranks import Ranks, launched_ranks
-from latentlab.runtime import make_writable, say
+from latentlab.runtime import make_writable, say, whole_float32
 from latentlab.store import LatentStore, StoreWriter, open_if_current
 from latentlab.tokenizers import default_release, load_tokenizer
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
@@ -115,11 +116,11 @@ def encode_images(
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     request = store_request(tokenizer, images, dtype, (seed, batch_size) if sample else None, flip, precision)
-    if finished := open_if_current(path, request):
+    if finished := _finished(path, request, ranks):
         return finished
     make_writable(path)
     with _alone(path, ranks):
-        if finished := open_if_current(path, request):
+        if finished := _finished(path, request, ranks):
             return finished
         writer = StoreWriter(
             path, request=request, spec=tokenizer.spec, dtype=dtype, class_names=images.class_names, ranks=ranks
@@ -129,6 +130,17 @@ def encode_images(
         )
         _encode_missing(encoder, images, writer, batch_size, ranks)
         return writer.finish()
+
+
+def _finished(path: Path, request: dict[str, Any], ranks: Ranks) -> LatentStore | None:
+    """Return the store at ``path`` if rank 0 finds it finished.
+
+    Each for itself, one could look before and one after another job has finished it: then one waits for ever for the others.
+    """
+    found = open_if_current(path, request) if ranks.first else None
+    if not ranks.agreed(found is not None):
+        return None
+    return LatentStore(path) if found is None else found
 
 
 @contextmanager
@@ -219,7 +231,11 @@ class BatchEncoder:
 
     def _encode(self, images: Tensor, first: int, stream: str) -> tuple[Tensor, Tensor | None]:
         noise = None if self.seed is None else _generator(self.device, self.seed, stream, first)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        half = self.precision == "bfloat16"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+            nullcontext() if half else whole_float32(),
+        ):
             return encode_batch(self.tokenizer, images, noise)
 
 
@@ -234,7 +250,7 @@ def store_request(
     """Return everything that determines the content of a store, as JSON values.
 
     Args:
-        tokenizer: its specification and weights.
+        tokenizer: its specification, architecture and weights.
         images: their fingerprint.
         dtype: precision on disk.
         draws: (seed, batch size) when latents are drawn from the posterior, None for its mode.
@@ -245,7 +261,7 @@ def store_request(
     chosen = {"flip": flip or None, "precision": None if precision == "float32" else precision}
     return {
         "latentlab": __version__,
-        "tokenizer": digest(tokenizer.spec.to_dict()),
+        "tokenizer": digest(description(tokenizer)),
         "weights": weights_digest(tokenizer),
         "data": images.fingerprint,
         "images": images.n,
@@ -266,6 +282,16 @@ def slug(name: str) -> str:
     kind, colon, rest = name.partition(":")
     short = f"{kind}{colon}{Path(rest).name}" if rest else name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-.")[:60] or "unnamed"
+
+
+def unique_slug(name: str | Path) -> str:
+    """Return `slug` of ``name``, followed by a digest of all of it where that leaves something out.
+
+    ``fashion:test`` becomes ``fashion-test``, ``imagefolder:/data/a/val`` something like ``imagefolder-val-0d1e2f3a``. Of a path
+    the last part is shown.
+    """
+    short = slug(name.name if isinstance(name, Path) else name)
+    return short if short == re.sub("[ :=,]+", "-", str(name)) else f"{short}-{digest(str(name))[:8]}"
 
 
 def encode_batch(
@@ -289,8 +315,18 @@ def _generator(device: torch.device | str, seed: int, stream: str, start: int) -
     return torch.Generator(device).manual_seed(generator(seed, stream, start).initial_seed())
 
 
+def description(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what a tokenizer is besides its weights, as JSON values: its specification, and the architecture it was built from.
+
+    A ``config.json`` beside the weights has a say in the architecture: with another one the same file gives other latents.
+    """
+    fields = [getattr(part, "architecture", None) for part in tokenizer.modules() if isinstance(part, Tokenizer)]
+    architectures = [one.model_dump(mode="json") for one in fields if isinstance(one, BaseModel)]
+    return {**tokenizer.spec.to_dict(), "architecture": architectures}
+
+
 def weights_digest(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of the weight file, or of all parameters and buffers where there is none.
+    """Return what names the weights: the SHA-256 of their file, or of all parameters and buffers where there is none.
 
     Together with architecture fields that were overridden: the same file under other fields gives other latents.
     """

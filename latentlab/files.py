@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder is not writable or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The process number alone would not do: two machines that share the folder may both have a process of that number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -114,7 +116,7 @@ def home() -> Path:
     """Return the folder for caches: ``$LATENTLAB_HOME``, else ``$XDG_CACHE_HOME/latentlab``, else ``~/.cache/latentlab``."""
     if chosen := os.environ.get("LATENTLAB_HOME"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "latentlab"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "latentlab"  # set but empty means unset
 
 
 def first_difference(there: Any, here: Any, name: str = "") -> str | None:

@@ -1,14 +1,13 @@
 """The learned geometry for reading: one line per token table."""
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latentlab.report_table import markdown_row, print_tables
+
 GEOMETRY_SCHEMA_VERSION = 1
 """Version of the form of ``results.json``; raised when a key changes its meaning or disappears."""
-
-_PLAIN_WIDTH = 190
 
 _COLUMNS = (
     "table",
@@ -70,9 +69,9 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     lines = [
         "# Learned geometry",
         "",
-        _row(_COLUMNS),
-        _row(["---"] * len(_COLUMNS)),
-        *map(_row, table_rows(results)),
+        markdown_row(_COLUMNS),
+        markdown_row(["---"] * len(_COLUMNS)),
+        *map(markdown_row, table_rows(results)),
         "",
     ]
     lines += [f"* {line}" for line in _MEANING]
@@ -83,20 +82,4 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
 
 def print_geometry(results: Mapping[str, Any]) -> None:
     """Print the table and what it means to stdout; plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    table = Table(title="Learned geometry", title_justify="left")
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
-    for row in table_rows(results):
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for line in _MEANING:
-        console.print(Text(line), soft_wrap=True)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    print_tables([("Learned geometry", _COLUMNS, table_rows(results))], _MEANING)

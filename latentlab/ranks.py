@@ -36,6 +36,16 @@ class Ranks:
 
             torch.distributed.barrier()
 
+    def agreed(self, value: T) -> T:
+        """Return the value of rank 0 on every rank, each of which must call it: what all decide by must not differ."""
+        if self.size == 1:
+            return value
+        import torch.distributed
+
+        shared = [value]
+        torch.distributed.broadcast_object_list(shared)
+        return shared[0]
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks in order on rank 0, an empty list on the others; every rank must call it."""
         if self.size == 1:

@@ -1,57 +1,67 @@
-"""The results of an analysis for reading: a table for the terminal and a short Markdown summary."""
+"""The results of an analysis for reading: a table for the terminal and a short Markdown summary; and such tables of others."""
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from latentlab.files import write_text
 from latentlab.measurement import Interval, Measurement
 from latentlab.results import Results
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 _EASIER = {"lower": "lower", "higher": "higher", "none": "-"}
 _COLUMNS = ("measurement", "value", "95 % interval", "easier", "n", "variant")
-_PLAIN_WIDTH, _WIDE = 160, 200
+_WIDE = 200
+"""Characters in a line where nobody watches."""
 
 PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, headings and rows."""
 
+_StyledTable = tuple[str, Sequence[str], Sequence[Sequence["str | Text"]]]
+
 
 def print_results(results: Results, file: TextIO | None = None) -> None:
     """Print table, warnings and refusals to ``file`` (default: stdout); plain text unless it is a terminal."""
+    table = (_heading(results), _COLUMNS, list(_rows(results.measurements)))
+    print_tables([table], _remarks(results), right=("value", "95 % interval", "n"), file=file)
+
+
+def print_tables(
+    tables: Iterable[_StyledTable],
+    remarks: Iterable[str],
+    heading: str = "",
+    *,
+    right: Collection[str] = (),
+    file: TextIO | None = None,
+) -> None:
+    """Print tables of words, a line above them and remarks below; plain text unless it is on a terminal.
+
+    Args:
+        tables: each with title, headings and rows; a row that is indented belongs to the one above and is dimmed.
+        remarks: one line each.
+        heading: the line above.
+        right: headings of the columns that are set to the right.
+        file: where to; None for stdout.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     file = file or sys.stdout
-    console = Console(file=file, width=None if file.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    table = Table(title=_heading(results), title_justify="left")
-    for column in _COLUMNS:
-        right = column in ("value", "95 % interval", "n")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "variant", overflow="fold")
-    for row in _rows(results.measurements):
-        table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else None)
-    console.print(table)
-    for line in _remarks(results):
-        console.print(Text(line), soft_wrap=True)  # one line each, also for grep
-
-
-def print_tables(tables: Iterable[PlainTable], remarks: Iterable[str], heading: str = "") -> None:
-    """Print tables of words, each with title, headings and rows, and remarks to stdout; plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
+    console = Console(file=file, width=None if file.isatty() else _WIDE, highlight=False, markup=False)
     if heading:
         console.print(Text(heading))
     for title, headings, rows in tables:
         shown = Table(title=title, title_justify="left")
         for one in headings:
-            shown.add_column(Text(one), overflow="fold")
+            shown.add_column(Text(one), justify="right" if one in right else "left", overflow="fold")
         for row in rows:
-            shown.add_row(*map(Text, row))
+            cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]
+            shown.add_row(*cells, style="dim" if cells[0].plain.startswith(" ") else None)
         console.print(shown)
     for line in remarks:
         console.print(Text(line), soft_wrap=True)  # one line each, also for grep

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
-from latentlab.files import atomic_path, first_difference, write_text
+from latentlab.files import atomic_path, first_difference, read_json, write_json, write_text
 from latentlab.ranks import Ranks
 
 
@@ -25,7 +25,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``config.yaml``, ``metrics.jsonl`` and ``checkpoints/`` of one run; nothing is written before `prepare`."""
+    """``config.yaml``, ``data.json``, ``metrics.jsonl`` and ``checkpoints/`` of one run; nothing is written before `prepare`."""
 
     path: Path
 
@@ -43,6 +43,26 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration ({what}): choose another --out, or delete it"
             )
         write_text(file, config_text)
+
+    def note_data(self, data: Mapping[str, str]) -> None:
+        """Write down what the run learns from, or check that it is still the same: a configuration only says where it lies.
+
+        A folder of an earlier version, which has no such note, gets one.
+
+        Args:
+            data: what it is -> fingerprint of its content.
+
+        Raises:
+            UserError: the run learned from something else so far, or the folder cannot be written.
+        """
+        file, now = self.path / "data.json", dict(data)
+        before = read_json(file) if file.exists() else now
+        if what := first_difference(before, now):
+            raise UserError(
+                f"{self.path} holds a run on data that have changed since ({what}): bring them back as they were, dates of files "
+                "included, or choose another --out"
+            )
+        write_json(file, now)
 
     @property
     def checkpoints(self) -> Path:

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,13 +25,16 @@ _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``: ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:I`` or ``mps``.
 
+    ``cuda`` is the GPU that torchrun gives this process, else the first one; it always has an index, without which torch does
+    not take it as the current device.
+
     Raises:
         UserError: no such device, or this machine does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a GPU for every process of a machine
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdecimal())):
         raise UserError(f"unknown device '{name}'. Available: {', '.join(['auto', *available_devices()])}")
@@ -45,6 +48,17 @@ def available_devices() -> list[str]:
     """Return the names `choose_device` accepts on this machine, ``auto`` aside."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def whole_float32() -> AbstractContextManager[None]:
+    """Let convolutions on a GPU keep float32 for as long as the block lasts, by kernels that are not chosen by timing.
+
+    By default they would round their inputs to 10 bits (TF32).
+    """
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def quick_bfloat16(device: torch.device) -> bool:

@@ -26,6 +26,8 @@ MANIFEST = "store.json"
 PATTERN = "latents_rank*_shard*.safetensors"
 MASKS = "masks"
 _MASK_PATTERN = "masks_rank*_shard*.safetensors"
+_ALL_MASKS = (_MASK_PATTERN, f"{MASKS}/{_MASK_PATTERN}")
+"""Where masks are, earlier stores' first."""
 
 _KEPT = "store.partial.json"
 _PARTIAL = "store.partial*.json"
@@ -78,6 +80,13 @@ class StoreManifest:
 
 
 @dataclass(frozen=True)
+class _Version:
+    """The part of ``store.json`` that stores of all formats have."""
+
+    format_version: int
+
+
+@dataclass(frozen=True)
 class Written:
     """A whole shard of an unfinished store, which begins with image ``first``."""
 
@@ -122,15 +131,54 @@ def read_manifest(folder: Path) -> StoreManifest | None:
         if any(folder.glob(_PARTIAL)):
             raise UserError(f"{folder} is unfinished: run the same encode command again, it continues where it stopped")
         return None
-    manifest = read_json_as(StoreManifest, folder / MANIFEST)
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has store format {manifest.format_version}, this latentlab reads {FORMAT_VERSION}: encode again"
-        )
+    manifest = _manifest(folder)
     for entry in manifest.shards:
         if fault := entry.fault(folder):
             raise UserError(f"{folder / entry.file} {fault}: delete {folder} and encode again")
     return manifest
+
+
+def _manifest(folder: Path) -> StoreManifest:
+    """Return the content of ``store.json``, which must be there.
+
+    Raises:
+        UserError: of another version, or damaged.
+    """
+    found = read_json_as(_Version, folder / MANIFEST).format_version
+    if found != FORMAT_VERSION:
+        raise UserError(f"{folder} has store format {found}, this latentlab reads {FORMAT_VERSION}: encode again")
+    return read_json_as(StoreManifest, folder / MANIFEST)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Latents of ours in a folder, finished or not.
+
+    Attributes:
+        request: everything that determines them.
+        finished: whether all are there.
+        with_masks: whether the foreground masks of the images are there too.
+    """
+
+    request: dict[str, Any]
+    finished: bool
+    with_masks: bool
+
+
+def held(folder: Path) -> Held | None:
+    """Return what would be lost if another request was written into ``folder``; None where that is nothing.
+
+    Raises:
+        UserError: a finished store of another version, or with a damaged ``store.json``.
+    """
+    if (folder / MANIFEST).exists():
+        manifest = _manifest(folder)
+        return Held(manifest.request, True, manifest.mask_size is not None)
+    requests = [_request(file) for file in folder.glob(_PARTIAL)]
+    known = [request for request in requests if request is not None]
+    if not known or not any(folder.glob(PATTERN)):
+        return None
+    return Held(known[0], False, any(any(folder.glob(pattern)) for pattern in _ALL_MASKS))
 
 
 def note_written(folder: Path, request: dict[str, Any], written: Sequence[Written], rank: int | None = None) -> None:
@@ -168,9 +216,7 @@ def resume(folder: Path, request: dict[str, Any]) -> None:
     for file in folder.glob("store.partial.rank*.json"):
         file.unlink()
     files = {file for written in kept for file in (folder / written.shard.file, mask_path(folder, written.shard.file))}
-    for stale in {
-        file for pattern in (PATTERN, _MASK_PATTERN, f"{MASKS}/{_MASK_PATTERN}") for file in folder.glob(pattern)
-    }:
+    for stale in {file for pattern in (PATTERN, *_ALL_MASKS) for file in folder.glob(pattern)}:
         if stale not in files:
             stale.unlink()
 

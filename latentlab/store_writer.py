@@ -39,11 +39,7 @@ SHARD_IMAGES = 10_000
 
 
 class StoreWriter:
-    """Writes this process's part of a store; an interrupted store continues after its last whole shards.
-
-    Attributes:
-        done: images that follow one another from the first on and are safely on disk: where a writer that is alone goes on.
-    """
+    """Writes this process's part of a store; an interrupted store continues after its last whole shards."""
 
     def __init__(
         self,
@@ -77,7 +73,7 @@ class StoreWriter:
         ranks.wait()
         self._kept = kept_shards(path)
         self._written: list[Written] = []
-        self._next = self.done = missing_ranges(1 << 62, self._kept)[0].start
+        self._next = missing_ranges(1 << 62, self._kept)[0].start
         self._buffer: dict[str, list[Tensor]] = {}
         self._buffered = 0
 

@@ -27,6 +27,8 @@ def check_archive(path: Path) -> list[zipfile.ZipInfo]:
         ) from error
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
+        if not name.parts:
+            raise UserError(f"{path} is refused: its member {member.filename!r} names no file")
         if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise UserError(f"{path} is refused: its member '{member.filename!r}' points outside the archive")
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:

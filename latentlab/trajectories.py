@@ -116,12 +116,7 @@ def _walked(generator: PathGenerator, labels: Tensor, part: slice, seed: int) ->
         rows = np.pad(rows, (0, -len(rows) % _FILLED), mode="edge")
     indices, wanted = torch.from_numpy(rows), part.stop - part.start
     meter = TrajectoryMeter(first=part.start)
-    try:
-        generator.walk(labels[indices], indices, seed, lambda state: meter.add(state[:wanted]))
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{wanted} paths at a time are too many for the memory of {generator.device}: give a smaller batch size"
-        ) from error
+    generator.walk(labels[indices], indices, seed, lambda state: meter.add(state[:wanted]))
     return meter.paths()
 
 

@@ -1,16 +1,13 @@
 """Measured sampling paths for reading: a table of straightness and what goes with it."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentlab.report_table import number
+from latentlab.report_table import markdown_row, number, print_tables
 
 TRAJECTORIES_SCHEMA_VERSION = 2
 """Version of the form of ``results.json``; raised when a key changes its meaning or disappears."""
-
-_PLAIN_WIDTH = 140
 
 _COLUMNS = ("measurement", "value", "95 % interval", "n", "variant")
 
@@ -61,8 +58,8 @@ def _heading(results: Mapping[str, Any]) -> str:
 
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the study in Markdown: table, what it means, figure."""
-    lines = [f"# {_heading(results)}", "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
-    lines += [*map(_row, table_rows(results)), ""]
+    lines = [f"# {_heading(results)}", "", markdown_row(_COLUMNS), markdown_row(["---"] * len(_COLUMNS))]
+    lines += [*map(markdown_row, table_rows(results)), ""]
     lines += [f"* {line}" for line in _remarks(results)]
     if results["latents"]:
         lines.append(
@@ -75,21 +72,5 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
 
 def print_trajectories(results: Mapping[str, Any]) -> None:
     """Print the table and what it means to stdout; plain text unless it is a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    table = Table(title=_heading(results), title_justify="left")
-    for column in _COLUMNS:
-        right = column in ("value", "95 % interval", "n")
-        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for row in table_rows(results):
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for line in _remarks(results):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    table = (_heading(results), _COLUMNS, list(table_rows(results)))
+    print_tables([table], _remarks(results), right=("value", "95 % interval", "n"))

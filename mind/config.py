@@ -91,11 +91,6 @@ class MindConfig(BaseModel):
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
-    @property
-    def radius(self) -> float:
-        """Norm sqrt(d/g) of an embedding on the product of spheres."""
-        return (self.embed_dim / self.subvector_size) ** 0.5
-
 
 SIZES: dict[str, dict[str, Any]] = {
     "mind-b": {},
@@ -114,7 +109,7 @@ SIZES: dict[str, dict[str, Any]] = {
 """The published sizes (MIND-B, MIND-S: table S-3) and the embedded one, as differences from the defaults."""
 
 
-def sized(name: str, **overrides: Any) -> MindConfig:
+def sized(name: str, /, **overrides: Any) -> MindConfig:
     """Return a published size by name, with some fields changed.
 
     Raises:

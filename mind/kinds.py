@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentlab.errors import unknown_name
+from latentlab.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,8 @@ def read_run(kind: str, config: str | Path, overrides: Sequence[str] = ()) -> "R
     return load_run(kind, config, overrides)
 
 
-def open_recipe(kind: str, config: "RunConfig", device: "torch.device") -> "Recipe":
-    """Open what a run trains on; latents that are not in the cache are encoded now.
+def open_recipe(kind: str, config: "RunConfig", device: "torch.device", ranks: Ranks = Ranks()) -> "Recipe":
+    """Open what a run trains on; latents that are not in the cache are encoded now, by all ``ranks``.
 
     Raises:
         UserError: data, tokenizer and model that do not fit each other, or sampler settings that do not exist.
@@ -56,10 +57,10 @@ def open_recipe(kind: str, config: "RunConfig", device: "torch.device") -> "Reci
     if kind == "mind":
         from mind.mind_recipe import MindRecipe
 
-        return MindRecipe(asked, device)
+        return MindRecipe(asked, device, ranks)
     from mind.baselines.recipes import BaselineRecipe
 
-    return BaselineRecipe(asked, device)
+    return BaselineRecipe(asked, device, ranks)
 
 
 def check_settings(kind: str, settings: Mapping[str, Any]) -> None:

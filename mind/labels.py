@@ -39,7 +39,8 @@ def class_labels(count: int, classes: int, sampling: LabelSampling = "equal", se
 def rank_slice(count: int, rank: int, ranks: int) -> slice:
     """Return the part of 0 .. count-1 that belongs to a rank: contiguous, and over all ranks every entry once.
 
-    The last count % ranks ranks have one entry more than the others.
+    The last count % ranks ranks have one entry more than the others. The released code begins each slice at rank times its own
+    length instead, so that uneven ones overlap or leave entries out.
 
     Args:
         count: number of samples of all ranks.

@@ -245,8 +245,8 @@ def learned_geometry(table: TokenTable, seed: int = 0) -> LearnedGeometry:
     Raises:
         UserError: a single code, or rows that are zero or not finite.
     """
-    raw = table.embedding.detach().double().cpu()
-    vectors = table.vectors().detach().double().cpu()
+    raw = table.embedding.detach().cpu().double()
+    vectors = table.vectors().detach().cpu().double()
     v, width = vectors.shape
     _check(vectors)
     numbers, chords = nearest_codes(functional.normalize(vectors, dim=1), min(NEIGHBOURS, v - 1))
@@ -307,7 +307,7 @@ def codebook_agreement(neighbours: Tensor, codebook: Tensor) -> dict[str, dict[s
         raise UserError(
             f"the token table has {v} codes and the tokenizer's codebook {len(codebook)}: not the same tokenizer"
         )
-    theirs, _ = nearest_codes(codebook.detach().double().cpu(), most)
+    theirs, _ = nearest_codes(codebook.detach().cpu().double(), most)
     sizes = [k for k in (1, 2, 4, 8) if k <= most]
     return {
         str(k): {"overlap": neighbour_overlap(neighbours[:, :k], theirs[:, :k]), "chance": chance_overlap(v, k)}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from mind import noise
 from mind.learned_geometry import table_statistics
 from mind.network import Mind
 from mind.objective import MindObjective, SoftTopK
+from mind.parameters import exported_weights
 from mind.pipeline import MindGenerator
 from mind.recipe import Batch, Recipe
 from mind.released import save_mind
@@ -30,8 +32,8 @@ class MindRecipe(Recipe):
 
     kind = "mind"
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        """Open the tokens; what is not in the cache is encoded now.
+    def __init__(self, config: TrainConfig, device: torch.device, ranks: Ranks = Ranks()) -> None:
+        """Open the tokens; what is not in the cache is encoded now, by all ``ranks``.
 
         Raises:
             UserError: data, tokenizer and model that do not fit each other, or sampler settings that do not exist.
@@ -40,7 +42,7 @@ class MindRecipe(Recipe):
         self.device, self.model = device, config.mind
         self.sampler = config.preview.sampler
         self._settings = SamplerSettings(**self.sampler)
-        self.source = open_tokens(config.data, self.model, device, config.validation_images)
+        self.source = open_tokens(config.data, self.model, device, config.validation_images, ranks)
         self.n, self.images = self.source.train.n, self.source.images
 
     def network(self) -> Mind:
@@ -96,7 +98,7 @@ class MindRecipe(Recipe):
         digest = weights_digest(self.source.tokenizer)
         tokenizer = {"name": spec.name, "release": spec.release, "weights_sha256": digest}
         dtype = getattr(torch, self.config.export_dtype)
-        state = {key: value.to(dtype) for key, value in network.state_dict().items()}
+        state = exported_weights(network, dtype)
         save_mind(path, state, network.config, {"tokenizer": json.dumps(tokenizer), **header})
 
 
@@ -105,9 +107,9 @@ class MindTrainer(Trainer):
 
     def __init__(self, config: TrainConfig, out: Path, device: torch.device, ranks: Ranks = Ranks()) -> None:
         """Build everything and load the newest checkpoint; see `Trainer`."""
-        super().__init__(config, lambda: MindRecipe(config, device), out, device, ranks)
+        super().__init__(config, lambda: MindRecipe(config, device, ranks), out, device, ranks)
 
 
 def train_mind(config: TrainConfig, out: Path, *, device: str = "auto") -> Path:
     """Train MIND, or continue the run in ``out``; return the path of its raw weights. See `mind.training.train`."""
-    return train(config, lambda where: MindRecipe(config, where), out, device=device)
+    return train(config, partial(MindRecipe, config), out, device=device)

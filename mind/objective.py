@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mind.float64 import has_float64
 from mind.geometry import Norm, aggregate, project
 from mind.network import Mind
 
@@ -71,7 +72,8 @@ class _ChunkedLoss(torch.autograd.Function):
         grads = _Gradients(*(torch.zeros_like(p, dtype=torch.float32) for p in inputs)) if wanted else None
         dtype = torch.bfloat16 if low else weight.dtype
         x, w = features.to(dtype), weight.to(dtype)
-        sums = torch.zeros(2, dtype=torch.float64, device=features.device)
+        exact = torch.float64 if has_float64(features.device) else torch.float32
+        sums = torch.zeros(2, dtype=exact, device=features.device)
         for start in range(0, len(x), chunk):
             part = slice(start, start + chunk)
             logits = functional.linear(x[part], w).float().add_(bias)

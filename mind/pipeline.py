@@ -1,6 +1,5 @@
 """MIND with its sampler and the tokenizer of its tokens: classes in, images out (an `ImageGenerator` of `mind.generate`)."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.config import MindConfig
 from mind.generate import Drawn
 from mind.network import Mind
+from mind.parameters import parameters_digest
 from mind.sampler import sample
 from mind.settings import SamplerSettings
 
@@ -53,7 +53,7 @@ class MindGenerator:
             UserError: the tokenizer has no tokens, or its vocabulary or its number of tokens is not the model's.
         """
         self.grid = token_grid(model.config, tokenizer)
-        self._weights = weights_sha256 or _parameters_digest(model)
+        self._weights = weights_sha256
         self.model, self.settings = model.eval(), settings or SamplerSettings()
         if precision is not None:
             model.set_precision(precision)
@@ -87,7 +87,7 @@ class MindGenerator:
         spec = self.tokenizer.spec
         return {
             "generator": "mind",
-            "weights_sha256": self._weights,
+            "weights_sha256": self._weights or parameters_digest(self.model),
             "tokenizer": {
                 "name": spec.name,
                 "release": spec.release,
@@ -158,12 +158,3 @@ def _square(tokens: int, name: str) -> tuple[int, int]:
     if side**2 != tokens:
         raise UserError(f"{name} decodes grids, and the model's {tokens} tokens are no square: its config needs grid")
     return side, side
-
-
-def _parameters_digest(model: Mind) -> str:
-    """Return the SHA-256 of all parameters and buffers, for a model that comes from no file."""
-    seen = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return seen.hexdigest()

@@ -18,6 +18,11 @@ from mind.output import write_grid
 from mind.recipe import Recipe
 from mind.tracking import Trackers
 
+GRID = "samples"
+"""Name of the grids: of their folder, and in trackers."""
+
+_SCORED = "score_images"
+
 Weights = Callable[[bool], Any]
 """False for the raw, True for the averaged weights, as a network of its own; every rank must call it."""
 
@@ -40,11 +45,18 @@ class Preview:
         if self._config.score_every and ranks.first:
             feature_extractor(self._config.extractor)  # its weights may be missing
 
-    def take(self, step: int, last: bool, weights: Weights) -> dict[str, float]:
-        """Draw and score what is due after ``step`` steps; return the scores. Every rank must call it."""
-        if _due(step, self._config.grid_every, last):
+    def take(self, step: int, last: bool, weights: Weights, seen: frozenset[str] = frozenset()) -> dict[str, float]:
+        """Draw and score what is due after ``step`` steps; return the scores. Every rank must call it.
+
+        Args:
+            step: of training.
+            last: whether it is the last one.
+            weights: what is drawn with.
+            seen: what there is of this step already, and need not be made again: `GRID`, names of scores.
+        """
+        if due(step, self._config.grid_every, last) and GRID not in seen:
             self._grid(step, weights(True))
-        if not _due(step, self._config.score_every, last):
+        if not due(step, self._config.score_every, last) or _SCORED in seen:
             return {}
         return {**self._score(weights(False), "raw"), **self._score(weights(True), "ema")}
 
@@ -54,9 +66,9 @@ class Preview:
             return
         generator = self._recipe.generator(network)
         labels = np.repeat(np.arange(min(self._config.classes, generator.num_classes)), self._config.per_class)
-        path = self._out / "samples" / f"step_{step:08d}.png"
+        path = grid_file(self._out, step)
         write_grid(path, self._images(generator, labels, slice(None)), self._config.per_class)
-        self._trackers.image(step, "samples", path)
+        self._trackers.image(step, GRID, path)
 
     def _score(self, network: Any, which: str) -> dict[str, float]:
         """Return the distance of class-balanced samples from the training images; ranks share the sampling."""
@@ -70,12 +82,18 @@ class Preview:
             images, self._recipe.images, self._config.extractor, generator.device, self._seed
         )
         say(f"{which} weights  {distance.name} {distance.value:.2f} ({n} samples)")
-        return {f"{distance.name}_{which}": distance.value, "score_images": n}
+        return {f"{distance.name}_{which}": distance.value, _SCORED: n}
 
     def _images(self, generator: ImageGenerator, labels: np.ndarray, part: slice) -> np.ndarray:
         """Return the samples of some of ``labels``, uint8 [m,H,W,3]."""
         return sample_images(generator, labels, seed=self._seed, batch_size=self._config.batch_size, part=part)
 
 
-def _due(step: int, every: int, last: bool) -> bool:
+def grid_file(run: Path, step: int) -> Path:
+    """Return where the grid of a step lies in the folder of a run."""
+    return run / GRID / f"step_{step:08d}.png"
+
+
+def due(step: int, every: int, last: bool) -> bool:
+    """Return whether what happens after ``every`` steps (0 for never) and after the last one happens after ``step``."""
     return every > 0 and (step % every == 0 or last)

@@ -12,6 +12,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from mind.float64 import as_float64
+
 Kind = Literal["sqrt_t", "cosine", "flow", "ddpm_linear"]
 EtaMode = Literal["keep", "ddim_sigma", "fresh"]
 Time = TypeVar("Time", float, Tensor)
@@ -88,13 +90,12 @@ def _ddpm_log_shares() -> Tensor:
 
 def _ddpm_share(t: Time) -> Time:
     """Return abar at time t (1 is data), linear between the steps in ln abar."""
-    table = _ddpm_log_shares()
-    time = torch.as_tensor(t, dtype=torch.float64)
+    time = as_float64(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    table = _ddpm_log_shares().to(time.device)
     position = ((1 - time) * _DDPM_STEPS).clamp(0, _DDPM_STEPS)
     low = position.floor().clamp_max(_DDPM_STEPS - 1).long()
-    table = table.to(time.device)
     share = torch.lerp(table[low], table[low + 1], position - low).exp()
-    return share.to(t.dtype) if isinstance(t, Tensor) else float(share)
+    return share.to(t) if isinstance(t, Tensor) else float(share)
 
 
 def _ddpm_time(share: float) -> float:

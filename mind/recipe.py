@@ -50,7 +50,8 @@ class Recipe(ABC):
     def batch(self, images: Tensor, places: Tensor, step: int) -> Batch:
         """Return the batch of training images [b].
 
-        Everything random depends on (seed, step, place), so that ranks and accumulated parts do not change it.
+        Everything random depends on (seed, step, place), so that ranks and accumulated parts do not change it; but the numbers
+        of dropout, where a network has it, are drawn for all ``places`` together.
 
         Args:
             images: numbers of the images.

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 Recompute = Literal["nothing", "cheap", "blocks"]
 """``nothing`` keeps all; ``cheap`` keeps the results of attention and of all matrix products but the square ones, and computes
 the rest (norms, modulation, activations, rotations) again: half the memory for a few percent of the time; ``blocks`` keeps
-only what goes into each block: least memory, about a third more time."""
+only what goes into each block: least memory, about a third more time. Logits over a codebook are kept with ``nothing`` only."""
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.mm.default, _aten.addmm.default)

@@ -1,12 +1,31 @@
 """What every training run of a generator configures: optimiser, precision, ranks, what is logged, shown and kept."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from latentlab.configuration import Strict
+from latentlab.configuration import Beta, Strict
 from mind.recompute import Recompute
+
+
+def _names_its_size(model: dict[str, Any]) -> dict[str, Any]:
+    size = model.get("size", "")
+    if not isinstance(size, str):
+        raise ValueError(f"size must be a name, got {size!r}: leave it out for the usual one")
+    return model
+
+
+ModelTable = Annotated[dict[str, Any], AfterValidator(_names_its_size)]
+"""``size``, a published one by name, and fields that differ from it; what they are is the model's own configuration."""
 
 
 class DataConfig(Strict):
@@ -53,7 +72,7 @@ class OptimiserConfig(Strict):
     final_learning_rate: NonNegativeFloat | None = None
     """End of a half cosine; None keeps the rate constant after the warm-up."""
     warmup_steps: NonNegativeInt = 2500
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0

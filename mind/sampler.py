@@ -37,7 +37,8 @@ class Samples:
 
     Attributes:
         indices: token ids of the last step, int64 [n,l].
-        trajectory: states after every step, [steps,n,l,d], or None if not asked for; the last is the last estimate x0.
+        trajectory: states after every step, [steps,n,l,d], or None if not asked for; the last is the last estimate x0, unless the
+            schedule ends before time 1 (``_end0995``).
         evaluations: how often the network read each sample; a guided step counts 2.
         times: of the first state and after every step, float64 [steps+1], in the settings' ``time_convention``.
     """

@@ -101,7 +101,8 @@ class SamplerSettings(GuidanceInterval):
     """Source of random numbers: ``per_sample``, a function of (seed, sample, step), so that a sample does not depend on its
     batch; ``released``, one generator in the order of the released code, which reproduces it within one batch."""
     strict_released_bugs: bool = False
-    """Read schedule names as the released code does; see `mind.timesteps`."""
+    """Read schedule names as the released code does; see `mind.timesteps`. Its other fault is not offered: ranks took slices of
+    the labels that overlap or leave some out where the number is not a multiple of theirs (`mind.labels.rank_slice` does not)."""
 
     @model_validator(mode="after")
     def _schedule_exists(self) -> Self:

@@ -60,7 +60,8 @@ def restore(state: Mapping[str, Any], model: nn.Module, average: Weights, optimi
     trained = [p for p in model.parameters() if p.requires_grad]
     entries = {
         number: {
-            key: sharded_as(value, trained[number]) if value.ndim else value.to(trained[number].device)
+            # counters of steps stay on the CPU unless the optimiser, which knows where it wants them, moves them
+            key: sharded_as(value, trained[number]) if value.ndim else value
             for key, value in moments.items()
         }
         for number, moments in state["optimiser"]["state"].items()

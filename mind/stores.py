@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from latentlab.data import ImageSet, open_data
 from latentlab.data.mirrored import MirroredImages
-from latentlab.encoding import cached_store_path, encode_images, open_tokenizer, weights_digest
+from latentlab.encoding import cached_store_path, encode_batch, encode_images, open_tokenizer, weights_digest
 from latentlab.errors import UserError
-from latentlab.latents import TokenizerSpec
+from latentlab.latents import TokenizerSpec, tokenizer_layout
+from latentlab.pixels import to_unit_range
+from latentlab.ranks import Ranks
 from latentlab.store import LatentStore
 from latentlab.tokenizers.base import Tokenizer
 from mind.run_config import DataConfig
@@ -34,18 +37,40 @@ class Stores:
 
 
 def open_stores(
-    data: DataConfig, tokenizer: Tokenizer, device: torch.device, dtype: str, held_out: int | None = None
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    dtype: str,
+    held_out: int | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Stores:
-    """Encode what is not in the cache yet, in ``dtype``, and open everything; at most ``held_out`` images of validation.
+    """Encode what is not in the cache yet, and open everything.
+
+    Args:
+        data: which images or stores.
+        tokenizer: encodes them.
+        device: where.
+        dtype: precision of the latents on disk.
+        held_out: images of validation, at most.
+        ranks: share the encoding; all of them must call this.
 
     Raises:
         UserError: images that cannot be opened, or a store that another tokenizer made.
     """
+
+    def store(images: ImageSet | None, path: Path | None) -> LatentStore:
+        """Return the store at ``path``, or the cached one of ``images``, encoded now if need be."""
+        if path is not None:
+            return _given_store(path, tokenizer)
+        assert images is not None
+        cached = cached_store_path(tokenizer, images, dtype)
+        return encode_images(tokenizer, images, cached, device=device, dtype=dtype, ranks=ranks)
+
     images = None if data.train is None else open_data(data.train, image_size=data.image_size, limit=data.limit)
-    train = [_store(tokenizer, images, data.store, device, dtype)]
+    train = [store(images, data.store)]
     if data.mirrored_store is not None or (data.mirror and images is not None):
         mirrored = None if images is None else MirroredImages(images)
-        train.append(_store(tokenizer, mirrored, data.mirrored_store, device, dtype))
+        train.append(store(mirrored, data.mirrored_store))
     elif data.mirror and train[0].has_mirrored:  # encoded with --flip
         train.append(train[0].mirrored())
     validation = None
@@ -53,7 +78,7 @@ def open_stores(
         others = None
         if data.validation is not None:
             others = open_data(data.validation, image_size=data.image_size, limit=held_out)
-        validation = _store(tokenizer, others, data.validation_store, device, dtype)
+        validation = store(others, data.validation_store)
     return Stores(train, validation, tokenizer, images)
 
 
@@ -63,16 +88,25 @@ def chosen_tokenizer(data: DataConfig, device: torch.device) -> Tokenizer:
     return open_tokenizer(data.tokenizer, source, weights=data.weights, release=data.release, device=device)
 
 
-def _store(
-    tokenizer: Tokenizer, images: ImageSet | None, path: Path | None, device: torch.device, dtype: str
-) -> LatentStore:
-    """Return the store at ``path``, or the cached one of ``images``, encoded now if need be."""
-    if path is not None:
-        store = LatentStore(path)
-        check_tokenizer(store, tokenizer.spec, weights_digest(tokenizer))
-        return store
-    assert images is not None
-    return encode_images(tokenizer, images, cached_store_path(tokenizer, images, dtype), device=device, dtype=dtype)
+def latent_shape(data: DataConfig, tokenizer: Tokenizer, device: torch.device) -> tuple[int, ...]:
+    """Return the shape (c,h,w) or (l,c) of the latents that are learned; one image is encoded where there is no store yet.
+
+    Raises:
+        UserError: an image that cannot be read, or a store that another tokenizer made.
+    """
+    if data.store is not None:
+        return tuple(tokenizer_layout(_given_store(data.store, tokenizer).take(slice(0, 1))).shape[1:])
+    assert data.train is not None
+    pixels = open_data(data.train, image_size=data.image_size, limit=1).images(np.arange(1))
+    with torch.inference_mode():
+        latents, _ = encode_batch(tokenizer.to(device).eval(), to_unit_range(pixels.to(device)))
+    return tuple(latents.shape[1:])
+
+
+def _given_store(path: Path, tokenizer: Tokenizer) -> LatentStore:
+    store = LatentStore(path)
+    check_tokenizer(store, tokenizer.spec, weights_digest(tokenizer))
+    return store
 
 
 def check_tokenizer(store: LatentStore, spec: TokenizerSpec, weights: str) -> None:

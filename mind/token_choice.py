@@ -58,7 +58,7 @@ def choose(
     if at == "soft":
         k = settings.top_k if second else settings.soft_top_k
         scaled = logits / (temperature(logits, settings) + 1e-10) if second else logits
-        return Choice(logits.argmax(-1), soft_mean(scaled, table, k, settings))
+        return Choice(logits.argmax(-1), soft_mean(scaled.to(logits.dtype), table, k, settings))
     if at == "greedy" or settings.strategy == "greedy":
         indices = logits.argmax(-1)
     else:
@@ -80,15 +80,18 @@ def soft_mean(logits: Tensor, table: TokenTable, k: int, settings: SamplerSettin
 
 
 def temperature(logits: Tensor, settings: SamplerSettings) -> Tensor:
-    """Return the temperature of each token: [b,l,1], or one number [] without entropy."""
-    base = torch.as_tensor(settings.temp, dtype=logits.dtype, device=logits.device)
+    """Return the temperature of each token, float32: [b,l,1], or one number [] without entropy.
+
+    Only the factor of the entropy has the precision of the logits, as in the released run.
+    """
+    base = torch.tensor(settings.temp, dtype=torch.float32, device=logits.device)
     if not settings.entropy:
         return base
     if settings.entropy_after_filter:
         probabilities, _ = kept_candidates(logits, torch.ones_like(base), settings)
     else:
         probabilities = torch.softmax(logits, dim=-1)
-    return base * entropy_factor(entropy(probabilities)).to(logits.dtype)
+    return base * entropy_factor(entropy(probabilities)).to(logits.dtype).float()
 
 
 def entropy(probabilities: Tensor) -> Tensor:

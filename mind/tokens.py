@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latentlab.data import ImageSet
 from latentlab.errors import UserError
+from latentlab.ranks import Ranks
 from latentlab.store import LatentStore
 from latentlab.tokenizers.base import DiscreteTokenizer
 from mind.config import MindConfig
@@ -58,8 +59,14 @@ class TokenSource:
     """The training images, where they are known; what samples are scored against."""
 
 
-def open_tokens(data: DataConfig, model: MindConfig, device: torch.device, held_out: int | None = None) -> TokenSource:
-    """Encode what is not in the cache yet, and return all tokens in memory; of at most ``held_out`` images of validation.
+def open_tokens(
+    data: DataConfig,
+    model: MindConfig,
+    device: torch.device,
+    held_out: int | None = None,
+    ranks: Ranks = Ranks(),
+) -> TokenSource:
+    """Encode what is not in the cache yet, and return all tokens in memory; arguments as of `open_stores`.
 
     Raises:
         UserError: the tokenizer is not discrete, a store was made by another one or lacks codes or labels, or tokens do not
@@ -68,7 +75,7 @@ def open_tokens(data: DataConfig, model: MindConfig, device: torch.device, held_
     tokenizer = chosen_tokenizer(data, device)
     if not isinstance(tokenizer, DiscreteTokenizer):
         raise UserError(f"tokenizer '{data.tokenizer}' is continuous: MIND learns ids, choose a discrete one (ibq)")
-    stores = open_stores(data, tokenizer, device, "float16", held_out)
+    stores = open_stores(data, tokenizer, device, "float16", held_out, ranks)
     validation = None if stores.validation is None else token_set([stores.validation], model)
     return TokenSource(token_set(stores.train, model), validation, tokenizer, stores.images)
 

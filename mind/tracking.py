@@ -33,7 +33,8 @@ class Trackers:
                 variables apply, for example WANDB_MODE=offline).
             folder: of the run.
             config: JSON values of the run's configuration.
-            step: optimiser steps done before; what an interrupted run logged after it is superseded.
+            step: optimiser steps done before. What an interrupted run logged after it TensorBoard shows anew; wandb keeps what it
+                has and ignores steps until the last one it knows.
 
         Raises:
             UserError: unknown name, the package is not installed, or wandb cannot start.

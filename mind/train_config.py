@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from latentlab.configuration import Strict, read_config, shipped_configs
 from mind.config import SIZES, MindConfig, sized
 from mind.geometry import Norm
-from mind.run_config import RunConfig
+from mind.run_config import ModelTable, RunConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the shipped configurations; `--config mind-b` means ``mind-b.yaml`` in it."""
@@ -45,7 +45,7 @@ class TimeConfig(Strict):
 class TrainConfig(RunConfig):
     """One training run of MIND."""
 
-    model: dict[str, Any]
+    model: ModelTable
     """``size``: a published size, and fields of `MindConfig` that differ from it."""
     loss: LossConfig = LossConfig()
     times: TimeConfig = TimeConfig()

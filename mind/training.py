@@ -1,14 +1,16 @@
 """Train a generator: one loop over cached latents, exact resume after a kill, the same numbers for any number of ranks.
 
-A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``samples/`` and, when finished, of MIND
-``mind.safetensors`` (raw weights, which the paper evaluates) and ``mind_ema.safetensors`` (averaged ones).
+Dropout, which some masked generators have, is the exception: its numbers are drawn for each rank's part of a step anew.
+
+A run folder holds ``config.yaml`` (resolved), ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/`` and, when
+finished, of MIND ``mind.safetensors`` (raw weights, which the paper evaluates) and ``mind_ema.safetensors`` (averaged ones).
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
 from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, quick_bfloat16, say
-from mind.preview import Preview
+from mind.preview import GRID, Preview, due, grid_file
 from mind.recipe import Batch, Recipe
 from mind.recompute import default_recompute
 from mind.run_config import RunConfig
@@ -33,16 +35,40 @@ from mind.tracking import Trackers
 
 
 @dataclass
+class Line:
+    """Loss terms of the steps since the last line of the metrics; checkpoints keep them, so that a restart loses none.
+
+    Attributes:
+        steps: how many.
+        sums: of each term over these steps.
+    """
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, float]) -> None:
+        """Count the terms of one step."""
+        self.steps += 1
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term."""
+        return {name: value / self.steps for name, value in self.sums.items()}
+
+
+@dataclass
 class Trainer:
     """One run on one rank: the recipe, the network and where things are written.
 
     Attributes:
         config: of the run.
-        open_recipe: opens data and tokenizer; called once the folder is known to be free.
+        open_recipe: opens data and tokenizer, on every rank at once.
         out: the run folder.
         device: where the network is.
         ranks: this process among those of the run.
         step: optimiser steps done.
+        line: loss terms of the steps since the last line of the metrics.
     """
 
     config: RunConfig
@@ -51,19 +77,20 @@ class Trainer:
     device: torch.device
     ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
+    line: Line = field(default_factory=Line)
 
     def __post_init__(self) -> None:
         """Build everything and load the newest checkpoint.
 
         Raises:
-            UserError: data, folder or batch size that do not fit.
+            UserError: data, folder or batch size that do not fit, or training images that have changed since the run began.
         """
         config = self.config
         self._trained = False
         self._check_batch()
         torch.set_flush_denormal(True)
         self.folder = RunFolder(self.out)
-        self.recipe = self._opened()
+        self.recipe = self.open_recipe()
         self.model = self._new_model()
         objective = self.recipe.objective(self.model)
         self.workers = Workers(objective, list(self.model.blocks), config.parallel, self.ranks, self.device)
@@ -76,6 +103,8 @@ class Trainer:
         )  # fmt: skip
         if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            images = self.recipe.images
+            self.folder.note_data({} if images is None else {"data.train": images.fingerprint})
         self._resume()
 
     def run(self) -> Path:
@@ -92,10 +121,11 @@ class Trainer:
         with tracked as trackers, stop_signal() as stop, shown as advance:
             log = _Log(self, trackers)
             preview = Preview(self.recipe, self.out, self.ranks, trackers)
+            if self.step:
+                self._look(log, preview, self._seen())
             while self.step < total:
-                terms, stopping = self.train_step(bool(stop))
+                _, stopping = self.train_step(bool(stop))
                 advance(1)
-                log.note(terms)
                 last = self.step == total
                 if self.step % config.log_every == 0 or last:
                     log.write()
@@ -103,9 +133,7 @@ class Trainer:
                     self._write_weights(kept_weights(self.out, self.step))
                 if self.step % config.checkpoint_every == 0 or last or stopping:
                     self.save()
-                if config.validate_every and (self.step % config.validate_every == 0 or last):
-                    log.values(self.validate())
-                log.values(preview.take(self.step, last, self.weights))
+                self._look(log, preview)
                 if stopping and not last:
                     raise Interrupted(f"stopped at step {self.step} of {total}; the same command continues from there")
         return self.export()
@@ -136,6 +164,7 @@ class Trainer:
         self.optimiser.step()
         self._trained = True
         self.step += 1
+        self.line.add(terms_now)
         update_average(self.average.values(), self.model.parameters(), optim.ema_decay, self.step)
         return terms_now, stopping > 0
 
@@ -146,7 +175,7 @@ class Trainer:
         return learning_rate(step, steps=optim.steps, peak=optim.peak, final=final, warmup=optim.warmup_steps)
 
     def batch(self, step: int) -> Iterator[Batch]:
-        """Yield this rank's parts of a step, the same whatever the number of ranks and parts."""
+        """Yield this rank's parts of a step; which images and which random numbers, dropout aside, no split changes."""
         optim = self.config.optimiser
         share = optim.batch_size // self.ranks.size
         places = torch.arange(self.ranks.rank * share, (self.ranks.rank + 1) * share)
@@ -164,6 +193,20 @@ class Trainer:
                 values |= {f"{prefix}_{name}": value for name, value in self._held_out_loss(network).items()}
         self.ranks.wait()
         return values
+
+    def _look(self, log: "_Log", preview: Preview, seen: frozenset[str] = frozenset()) -> None:
+        """Measure and show what is due after this step, except what was ``seen`` before a restart."""
+        last = self.step == self.config.optimiser.steps
+        if due(self.step, self.config.validate_every, last) and "validation_loss" not in seen:
+            log.values(self.validate())
+        log.values(preview.take(self.step, last, self.weights, seen))
+
+    def _seen(self) -> frozenset[str]:
+        """Return what the run folder has of this step, on every rank: a kill after the checkpoint leaves less than is due."""
+        names = {name for line in self.folder.metrics() if line["step"] == self.step for name in line}
+        if grid_file(self.out, self.step).exists():
+            names.add(GRID)
+        return self.ranks.agreed(frozenset(names))
 
     def _held_out_loss(self, network: Any) -> dict[str, float]:
         objective = self.recipe.objective(network)
@@ -184,15 +227,6 @@ class Trainer:
                 f"optimiser.batch_size {optim.batch_size} cannot be shared by {self.ranks.size} ranks in {optim.accumulate} "
                 "parts: choose a multiple of their product"
             )
-
-    def _opened(self) -> Recipe:
-        """Open the data; the first rank encodes what is missing, the others find it done."""
-        if self.ranks.size == 1:
-            return self.open_recipe()
-        if self.ranks.first:
-            recipe = self.open_recipe()
-        self.ranks.wait()
-        return recipe if self.ranks.first else self.open_recipe()
 
     def _new_model(self) -> Any:
         config = self.config
@@ -234,13 +268,14 @@ class Trainer:
             self._refuse({"weights": float("nan")})
         state = snapshot(self.model, self.average, self.optimiser, keep=self.ranks.first)
         if self.ranks.first:
-            save_checkpoint(self.folder.checkpoints, self.step, state)
+            save_checkpoint(self.folder.checkpoints, self.step, {**state, "line": asdict(self.line)})
         self.ranks.wait()
 
     def _resume(self) -> None:
         if newest := self.folder.newest():
             self.step, state = load_checkpoint(newest)
             restore(state, self.model, self.average, self.optimiser)
+            self.line = Line(**state.get("line", {}))  # which checkpoints of earlier versions do not have
         if self.ranks.first:
             self.folder.forget_after(self.step)
             if self._precision() != self.config.precision:
@@ -295,20 +330,13 @@ class _Log:
 
     def __init__(self, trainer: Trainer, trackers: Trackers) -> None:
         self._trainer, self._trackers = trainer, trackers
-        self._sums: dict[str, float] = {}
-        self._steps, self._since = 0, time.monotonic()
-
-    def note(self, terms: Mapping[str, float]) -> None:
-        """Count the loss terms of one step."""
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._first, self._since = trainer.step, time.monotonic()
 
     def write(self) -> None:
         """Write the means since the last line, with pace, memory and what the recipe says about the weights."""
         trainer = self._trainer
-        pace = (time.monotonic() - self._since) / self._steps
-        means = {name: value / self._steps for name, value in self._sums.items()}
+        pace = (time.monotonic() - self._since) / (trainer.step - self._first)
+        means, trainer.line = trainer.line.means(), Line()
         statistics = trainer.recipe.statistics(trainer.model)
         left = (trainer.config.optimiser.steps - trainer.step) * pace / 60
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -318,7 +346,7 @@ class _Log:
             say(
                 f"step {trainer.step}/{trainer.config.optimiser.steps}  {shown}  {pace:.3f} s/step  {left:.1f} min left"
             )
-        self._sums, self._steps, self._since = {}, 0, time.monotonic()
+        self._first, self._since = trainer.step, time.monotonic()
 
     def values(self, values: Mapping[str, float]) -> None:
         """Write ``values`` as they are."""
@@ -327,12 +355,14 @@ class _Log:
             self._trackers.log(self._trainer.step, dict(values))
 
 
-def train(config: RunConfig, recipe: Callable[[torch.device], Recipe], out: Path, *, device: str = "auto") -> Path:
+def train(
+    config: RunConfig, recipe: Callable[[torch.device, Ranks], Recipe], out: Path, *, device: str = "auto"
+) -> Path:
     """Train a generator, or continue the run in ``out``; return the path of its raw weights.
 
     Args:
         config: of the run.
-        recipe: opens data and tokenizer on a device.
+        recipe: opens data and tokenizer on a device; all ranks do so together.
         out: the run folder.
         device: where, as in `choose_device`.
 
@@ -345,7 +375,7 @@ def train(config: RunConfig, recipe: Callable[[torch.device], Recipe], out: Path
         torch.cuda.set_device(chosen)
     make_writable(out)
     with joined_ranks(chosen.type) as ranks, alone(out, ranks):
-        return Trainer(config, lambda: recipe(chosen), out, chosen, ranks).run()
+        return Trainer(config, lambda: recipe(chosen, ranks), out, chosen, ranks).run()
 
 
 def _finite(value: float) -> bool:

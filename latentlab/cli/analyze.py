@@ -10,6 +10,7 @@ import typer
 from latentlab.cli.options import (
     ArchitectureFields,
     AsJson,
+    BatchSize,
     Device,
     ImageSize,
     Limit,
@@ -20,11 +21,13 @@ from latentlab.cli.options import (
     Seed,
     SkipBad,
     Weights,
+    as_seen_here,
     at_least,
     check_folder,
     chosen_names,
     parsed_options,
     parsed_settings,
+    particulars,
 )
 from latentlab.errors import UserError
 
@@ -64,6 +67,7 @@ def analyze(
     image_size: ImageSize = None,
     masks: Masks = None,
     skip_bad: SkipBad = False,
+    batch_size: BatchSize = None,
     predictor: Annotated[
         Path | None,
         typer.Option(
@@ -90,9 +94,11 @@ def analyze(
         "--architecture": architecture,
         "--image-size": image_size,
         "--masks": masks,
+        "--batch-size": batch_size,
     }
     _check_source(tokenizer, latents, {**for_images, "--skip-bad": skip_bad or None})
     at_least("--limit", limit, 1)
+    at_least("--batch-size", batch_size, 1)
     at_least("--seed", seed, 0)
     check_folder("--out", out)
     fields = parsed_settings(architecture, "--architecture")
@@ -100,7 +106,7 @@ def analyze(
     from latentlab.analyze import analyze as analyze_subject
     from latentlab.analyze import chosen_metrics, subject_of_folder, subject_of_tokenizer
     from latentlab.data import open_data
-    from latentlab.encoding import open_tokenizer, slug
+    from latentlab.encoding import open_tokenizer
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, make_writable, prepare_threads
     from latentlab.study.predictor.file import read_predictor
@@ -113,16 +119,17 @@ def analyze(
     prepare_threads()
     if tokenizer is None:
         assert latents is not None
-        folder = out or _RUNS / slug("-".join(["analyze", latents.resolve().name, *_particulars(limit)]))
+        folder = out or _RUNS / "-".join(["analyze", *particulars(as_seen_here(latents), limit, seed=seed)])
         subject = subject_of_folder(latents, limit=limit, seed=seed)
     else:
         source = data or _DEFAULT_DATA
-        particulars = _particulars(limit, release, weights and weights.stem, *(architecture or ()))
-        folder = out or _RUNS / "-".join(["analyze", slug(tokenizer), slug(source), *map(slug, particulars)])
+        given = [tokenizer, source, limit, release, weights and as_seen_here(weights), *(architecture or ())]
+        told = particulars(*given, masks=masks, image_size=image_size, seed=seed)
+        folder = out or _RUNS / "-".join(["analyze", *told])
         model = open_tokenizer(tokenizer, source, weights=weights, release=release, architecture=fields, device=where)
         images = open_data(source, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
         make_writable(folder)
-        subject = subject_of_tokenizer(model, images, device=where)
+        subject = subject_of_tokenizer(model, images, device=where, batch_size=batch_size)
     command = shlex.join(["latentlab", *sys.argv[1:]])
     with joined_ranks() as ranks:
         results = analyze_subject(
@@ -139,11 +146,6 @@ def analyze(
     if ranks.first:
         _report(results, folder, json)
         _check_complete(results, names)
-
-
-def _particulars(*options: object) -> list[str]:
-    """Return the options that were given: runs that differ in them have different default folders."""
-    return [str(option) for option in options if option is not None]
 
 
 def _check_source(tokenizer: str | None, latents: Path | None, for_images: dict[str, Any]) -> None:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from latentlab.cli.options import AsJson, Device, ImageSize, SkipBad, at_least, check_folder
+from latentlab.cli.options import (
+    AsJson,
+    Device,
+    ImageSize,
+    SkipBad,
+    as_seen_here,
+    at_least,
+    check_folder,
+    particulars,
+)
 
 if TYPE_CHECKING:
     from latentlab.tokenizers import Tokenizer
@@ -73,7 +82,7 @@ def collapse(
 
     from latentlab.collapse import chosen_defaults, plan_study, run_study
     from latentlab.data import open_data
-    from latentlab.encoding import open_tokenizer, slug
+    from latentlab.encoding import open_tokenizer
     from latentlab.runtime import choose_device, prepare_threads
 
     where = choose_device(device)
@@ -99,7 +108,8 @@ def collapse(
         perceptual=perceptual,
         device=str(where),
     )
-    folder = out or _RUNS / "-".join(["collapse", *(slug(name) for name in names if name), slug(data)])
+    weights = (one and as_seen_here(one) for one in (weights_continuous, weights_discrete))
+    folder = out or _RUNS / "-".join(["collapse", *particulars(*names, data, *weights, image_size=image_size)])
     _report(run_study(study, folder, command=shlex.join(["latentlab", *sys.argv[1:]])), folder, json)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from latentlab.cli.options import (
     AsJson,
+    BatchSize,
     Device,
     ImageSize,
     Limit,
@@ -17,10 +18,12 @@ from latentlab.cli.options import (
     Metrics,
     Seed,
     SkipBad,
+    as_seen_here,
     at_least,
     check_folder,
     chosen_names,
     parsed_options,
+    particulars,
 )
 from latentlab.errors import UserError
 
@@ -48,6 +51,7 @@ def compare(
     image_size: ImageSize = None,
     masks: Masks = None,
     skip_bad: SkipBad = False,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     seed: Seed = 0,
     json: AsJson = False,
@@ -60,8 +64,15 @@ def compare(
     ranked.
     """
     names = _listed("--tokenizers", tokenizers) or _listed("--latents", latents)
-    _check(tokenizers, latents, names, {"--data": data, "--image-size": image_size, "--masks": masks})
+    for_images: dict[str, object] = {
+        "--data": data,
+        "--image-size": image_size,
+        "--masks": masks,
+        "--batch-size": batch_size,
+    }
+    _check(tokenizers, latents, names, for_images)
     at_least("--limit", limit, 1)
+    at_least("--batch-size", batch_size, 1)
     at_least("--seed", seed, 0)
     check_folder("--out", out)
 
@@ -69,7 +80,7 @@ def compare(
     from latentlab.compare_report import print_comparison
     from latentlab.comparison_run import compare_subjects
     from latentlab.data import open_data
-    from latentlab.encoding import open_tokenizer, slug
+    from latentlab.encoding import open_tokenizer
     from latentlab.runtime import choose_device, make_writable, prepare_threads
 
     chosen = chosen_names(metrics)
@@ -80,12 +91,13 @@ def compare(
     source = data or _DEFAULT_DATA
     subjects: dict[str, Subject] = {}
     if tokenizers is None:
-        folder = out or Path("runs") / slug("-".join(["compare", *(Path(name).name for name in names)]))
+        told = particulars(*(as_seen_here(Path(name)) for name in names), limit, seed=seed)
+        folder = out or Path("runs") / "-".join(["compare", *told])
         for name, short in zip(names, _short_names(names), strict=True):
             subjects[short] = subject_of_folder(Path(name), limit=limit, seed=seed)
     else:
-        particulars = [slug(source), *([str(limit)] if limit else [])]
-        folder = out or Path("runs") / "-".join(["compare", *map(slug, names), *particulars])
+        told = particulars(*names, source, limit, masks=masks, image_size=image_size, seed=seed)
+        folder = out or Path("runs") / "-".join(["compare", *told])
         models = {}
         for name in names:  # all of them first: a missing one must not show after an hour
             bare, _, release = name.partition(":")
@@ -93,7 +105,7 @@ def compare(
         images = open_data(source, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
         make_writable(folder)
         for name, model in models.items():
-            subjects[name] = subject_of_tokenizer(model, images, device=where)
+            subjects[name] = subject_of_tokenizer(model, images, device=where, batch_size=batch_size)
     title = f"{', '.join(subjects)}" + (f" on {source}" if tokenizers else "")
     comparison = compare_subjects(
         subjects,

@@ -97,11 +97,10 @@ def _machine() -> Iterator[Check]:
 
 
 def _cache() -> str:
-    from latentlab.files import home, write_text
+    from latentlab.files import home
+    from latentlab.runtime import make_writable
 
-    probe = home() / ".writable"
-    write_text(probe, "")
-    probe.unlink()
+    make_writable(home())
     return f"{home()} (LATENTLAB_HOME moves it)"
 
 
@@ -147,7 +146,10 @@ def _offline() -> str:
     from latentlab.tokenizers import zoo_entries
 
     ready = [f"{entry.name}/{entry.release}" for entry in zoo_entries() if entry.present]
-    return f"analyze, encode and train with --data fashion; tokenizers {', '.join(ready) or 'none'}"
+    return (
+        "analyze, compare and encode with --data fashion, train with a shipped configuration of that data; tokenizers "
+        f"{', '.join(ready) or 'none'}"
+    )
 
 
 def _guarded(name: str, look: Callable[[], str]) -> Check:

@@ -129,21 +129,25 @@ def _is_finished(out: Path, request: dict[str, Any], with_masks: bool) -> bool:
     """Return whether the folder holds finished latents of this very request.
 
     Raises:
-        UserError: it holds those of another one: hours of work must not go by a slip.
+        UserError: it holds those of another one, finished or not, or of another version: hours of work must not go by a slip.
     """
     from latentlab.files import first_difference
-    from latentlab.store_layout import read_manifest
+    from latentlab.store import open_if_current
+    from latentlab.store_layout import held
 
     try:
-        manifest = read_manifest(out)
-    except UserError:  # absent, unfinished or damaged: there is nothing to lose
+        there = held(out)
+    except UserError as error:
+        raise UserError(f"{error}; choose another --out, or delete {out}") from error
+    if there is None:
         return False
-    if manifest is not None and (difference := first_difference(manifest.request, request)):
-        if with_masks != (manifest.mask_size is not None):
+    if difference := first_difference(there.request, request):
+        if with_masks != there.with_masks:
             difference = (
                 f"{'without' if with_masks else 'with'} --masks there, {'with' if with_masks else 'without'} here"
             )
+        state = "finished" if there.finished else "unfinished"
         raise UserError(
-            f"{out} holds finished latents of another request ({difference}): choose another --out, or delete it"
+            f"{out} holds {state} latents of another request ({difference}): choose another --out, or delete it"
         )
-    return manifest is not None
+    return open_if_current(out, request) is not None

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentlab.cli.options import AsJson, Device, Seed, SkipBad, at_least, check_folder, chosen_names
+from latentlab.cli.options import (
+    AsJson,
+    Device,
+    Seed,
+    SkipBad,
+    as_seen_here,
+    at_least,
+    check_folder,
+    chosen_names,
+    particulars,
+)
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,9 +151,9 @@ def evaluate(
         batch_size=batch_size,
     )
     evaluation.plan()  # mistakes are told before anything is computed
-    sets = [reference_limit, validation, validation_limit, image_size]
-    particulars = [metrics, *sets, *(extractor or []), *(settings or [])]
-    folder = out or _RUNS / _name(samples, reference, particulars)
+    sets = [reference_limit, validation, validation_limit]
+    told = [_told(samples), _told(reference), metrics, *sets, *(extractor or []), *(settings or [])]
+    folder = out or _RUNS / "-".join(["evaluate", *particulars(*told, image_size=image_size, seed=seed)])
     make_writable(folder)
     with joined_ranks() as ranks:
         results = evaluate_images(evaluation, ranks, shlex.join(["latentlab", *sys.argv[1:]]))
@@ -153,14 +163,12 @@ def evaluate(
         _check_complete(results, chosen)
 
 
-def _name(samples: str, reference: str, particulars: list[Any]) -> str:
-    """Return the folder's name: evaluations that differ have different ones."""
-    from latentlab.encoding import slug
-
-    path = Path(samples)
-    what = path.parent.name if path.suffix == ".npz" and path.stem.startswith("samples_") else path.name
-    parts = ["evaluate", what, Path(reference).name, *particulars]
-    return "-".join(slug(str(part)) for part in parts if part is not None)
+def _told(images: str) -> str | Path:
+    """Return what a default folder calls a set of images: a file that a sampling run wrote is named after the run."""
+    if ":" in images:
+        return images
+    path = Path(images)
+    return as_seen_here(path.parent if path.suffix == ".npz" and path.stem.startswith("samples_") else path)
 
 
 def _parsed_settings(settings: list[str]) -> "QualitySettings":

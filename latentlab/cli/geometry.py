@@ -41,13 +41,13 @@ def geometry(
             raise UserError(f"--runs: {folder} is not a folder of a training run")
     files = [weights or "fashion32"] if weights or not folders else []
 
-    from latentlab.encoding import slug
+    from latentlab.encoding import unique_slug
     from latentlab.learned_geometry import study_geometry
     from latentlab.runtime import prepare_threads
 
     prepare_threads()
     names = [Path(one).stem for one in files] + [folder.resolve().name for folder in folders]
-    place = out or Path("runs") / f"geometry-{slug('-'.join(names))}"
+    place = out or Path("runs") / f"geometry-{unique_slug('-'.join(names))}"
     command = shlex.join(["latentlab", *sys.argv[1:]])
     _report(study_geometry(files, folders, place, seed=seed, command=command), place, json)
 

@@ -99,9 +99,12 @@ def parsed_options(settings: list[str] | None, names: list[str] | None) -> dict[
     """Return measurement -> option -> value of ``NAME.OPTION=VALUE`` settings, values as YAML.
 
     Raises:
-        UserError: not of that form, or a measurement that is not among ``names``.
+        UserError: not of that form, a measurement that is not among ``names``, or an option or a value that it does not take:
+            said before anything is encoded.
     """
     import yaml
+
+    from latentlab.registry import checked_parameters
 
     parsed: dict[str, dict[str, Any]] = {}
     for setting in settings or []:
@@ -115,7 +118,7 @@ def parsed_options(settings: list[str] | None, names: list[str] | None) -> dict[
             parsed.setdefault(name, {})[option] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: '{text}' is not a YAML value") from error
-    return parsed
+    return {name: checked_parameters(name, given) for name, given in parsed.items()}
 
 
 def parsed_settings(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:
@@ -143,6 +146,22 @@ def at_least(option: str, value: int | None, least: int) -> None:
     """Raise `UserError` when ``value`` of the command-line ``option`` is below ``least``."""
     if value is not None and value < least:
         raise UserError(f"{option} must be at least {least}, got {value}")
+
+
+def particulars(
+    *given: object, masks: str | None = None, image_size: int | None = None, seed: int = 0
+) -> list[str]:  # => parts of a file name
+    """Return the options that were given, for the name of a default folder: runs that differ in them must not share one."""
+    from latentlab.encoding import unique_slug
+
+    told = [*given, masks, image_size and f"{image_size}px", f"seed{seed}" if seed else None]
+    return [unique_slug(one if isinstance(one, Path) else str(one)) for one in told if one is not None]
+
+
+def as_seen_here(folder: Path) -> Path:
+    """Return ``folder`` relative to the working directory if it lies in it, else its whole path: one name for one folder."""
+    whole, here = folder.resolve(), Path.cwd()
+    return whole.relative_to(here) if here in whole.parents else whole
 
 
 def check_folder(option: str, path: Path | None) -> None:

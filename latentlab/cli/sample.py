@@ -115,7 +115,7 @@ def _add(kind: str, what: str, default: str | None) -> None:
                 "--model is for the authors' checkpoints of MIND: weight files of baselines tell their shape"
             )
 
-        from latentlab.encoding import slug
+        from latentlab.encoding import unique_slug
         from latentlab.ranks import joined_ranks
         from latentlab.runtime import choose_device, prepare_threads
         from mind.generate import generate
@@ -150,7 +150,7 @@ def _add(kind: str, what: str, default: str | None) -> None:
         with joined_ranks() as ranks:
             made = generate(
                 generator,
-                out or _RUNS / slug(name),
+                out or _RUNS / unique_slug(name),
                 n=count,
                 labels=labels,
                 classes=named,

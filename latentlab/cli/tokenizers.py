@@ -1,7 +1,6 @@
 """``latentlab tokenizers``: what can be loaded by name, and which weights are here."""
 
 import json as codec
-import sys
 from typing import TYPE_CHECKING, Any
 
 from latentlab.cli.options import AsJson
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("tokenizer", "release", "kind", "latent (image size)", "codes", "size", "licence", "weights")
 _NUMBERS = ("codes", "size")
-_PLAIN_WIDTH = 160
 _UNKNOWN = "size unknown: the authors publish none, and the file is not here; it may be several hundred MB"
 _HINT = (
     "not here: `latentlab fetch NAME --release RELEASE` downloads the weights; without a network it says from where they come "
@@ -30,20 +28,11 @@ def tokenizers(json: AsJson = False) -> None:
     if json:
         print(codec.dumps([describe(entry) for entry in entries], indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from latentlab.report_table import print_tables
 
-    table = Table()
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
-    for entry in entries:
-        table.add_row(*map(Text, _row(entry)))
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
-    if any(entry.size_text == "unknown" for entry in entries):
-        print(_UNKNOWN)
-    if any(entry.source is not None and not entry.present for entry in entries):
-        print(_HINT)
+    remarks = [_UNKNOWN] if any(entry.size_text == "unknown" for entry in entries) else []
+    remarks += [_HINT] if any(entry.source is not None and not entry.present for entry in entries) else []
+    print_tables([("", _COLUMNS, [_row(entry) for entry in entries])], remarks, right=_NUMBERS)
 
 
 def describe(entry: "ZooEntry") -> dict[str, Any]:

@@ -114,7 +114,7 @@ def trajectories(
     _check_overlay(store, data, {"--limit": limit, "--image-size": image_size})
     values, fields = parsed_settings(settings), parsed_settings(model, "--model")
 
-    from latentlab.encoding import slug
+    from latentlab.encoding import unique_slug
     from latentlab.ranks import joined_ranks
     from latentlab.runtime import choose_device, prepare_threads
     from latentlab.trajectories import study_trajectories
@@ -136,7 +136,7 @@ def trajectories(
     particulars = [n, *(settings or []), *(model or []), store and store.resolve().name, data, limit, seed or None]
     particulars += [precision, "averaged" if averaged else None]
     told = "-".join(["trajectories", opened.kind, name, *(str(one) for one in particulars if one is not None)])
-    folder = out or _RUNS / slug(told)
+    folder = out or _RUNS / unique_slug(told)
     with joined_ranks() as ranks:
         results = study_trajectories(
             opened.paths,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from latentlab.runtime import whole_float32
+
 _CPU_PASS, _GPU_PASS = 4, 64
 """Images per pass: on a CPU activations stay below 32 MB, above which every layer pays for fresh pages."""
 
@@ -33,7 +35,7 @@ class FrozenNetwork(nn.Module, ABC):
         size = pass_size(images.device)
         missing = -len(images) % size
         filled = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with whole_float32():
             passes = [self.described(self.prepared(part.float())).flatten(1) for part in filled.split(size)]
         return torch.cat(passes)[: len(images)].float()
 

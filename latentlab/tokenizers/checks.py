@@ -35,9 +35,10 @@ def check_latents(latents: Tensor, channels: int) -> None:
         raise UserError(f"latents must be [n,{channels},h,w], got shape {list(latents.shape)}")
 
 
-def check_indices(indices: Tensor, size: int) -> None:
-    """Raise `UserError` unless ``indices`` is an integer grid [n,h,w] of numbers below ``size``."""
-    if indices.ndim != 3 or indices.is_floating_point():
-        raise UserError(f"indices must be integers [n,h,w], got {indices.dtype} {list(indices.shape)}")
+def check_indices(indices: Tensor, size: int, layout: str = "grid") -> None:
+    """Raise `UserError` unless ``indices`` are integers below ``size``, [n,h,w] or, of the layout ``sequence``, [n,l]."""
+    shape, dimensions = ("[n,h,w]", 3) if layout == "grid" else ("[n,l]", 2)
+    if indices.ndim != dimensions or indices.is_floating_point():
+        raise UserError(f"indices must be integers {shape}, got {indices.dtype} {list(indices.shape)}")
     if indices.numel() and (indices.min() < 0 or indices.max() >= size):
         raise UserError(f"indices must lie in 0..{size - 1}, got {indices.min()}..{indices.max()}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from latentlab.configuration import Strict, checked_config, read_config, shipped_configs
+from latentlab.configuration import Beta, Strict, checked_config, read_config, shipped_configs
 from latentlab.errors import UserError
 from latentlab.tokenizers.objectives.settings import Objectives
 from latentlab.tokenizers.row_file import is_row_file, row_settings, told_rows
@@ -69,7 +69,7 @@ class OptimiserConfig(Strict):
     learning_rate: PositiveFloat
     final_learning_rate: NonNegativeFloat = 0.0
     warmup_steps: int = Field(0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
     ema_decay: float = Field(0.999, ge=0, lt=1)

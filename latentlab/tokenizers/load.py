@@ -152,4 +152,5 @@ def _from_plugin(
         raise UserError(
             f"the tokenizer '{point.name}' ({point.value}) gave a {type(tokenizer).__name__}, not a Tokenizer"
         )
+    tokenizer.overrides = {**tokenizer.overrides, **(architecture or {})}
     return tokenizer

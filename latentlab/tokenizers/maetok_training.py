@@ -145,16 +145,13 @@ def _plain(target: str) -> str:
     return target.replace("-", "_").replace(".", "_")
 
 
-def build_maetok(
-    architecture: Mapping[str, Any], *, name: str = "custom", release: str = "custom", weights_sha256: str | None = None
-) -> TrainableMAETok:
+def build_maetok(architecture: Mapping[str, Any], *, name: str = "custom", release: str = "custom") -> TrainableMAETok:
     """Build a MAETok with fresh weights, to be trained.
 
     Args:
         architecture: fields of `MAETokTraining`.
         name: recorded in the spec.
         release: recorded in the spec.
-        weights_sha256: hash of the file that will be loaded.
 
     Raises:
         UserError: an unknown field, or a value that cannot be.
@@ -168,6 +165,5 @@ def build_maetok(
         channels=config.codebook_embed_dim,
         shift=(config.vq_mean,),
         scale=(1 / config.vq_std,),
-        weights_sha256=weights_sha256,
     )
     return TrainableMAETok(config, spec)

@@ -11,7 +11,7 @@ from latentlab.errors import UserError
 from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
-from latentlab.tokenizers.checks import check_images
+from latentlab.tokenizers.checks import check_images, check_indices
 from latentlab.tokenizers.families import LoadRequest, Shape
 from latentlab.tokenizers.published import remedy
 from latentlab.tokenizers.quantizers import Codebook
@@ -107,11 +107,7 @@ class DiscreteSequenceTokenizer(SequenceTokenizer, DiscreteTokenizer):
         Raises:
             UserError: not integers [n,l], or an index outside the codebook.
         """
-        if indices.ndim != 2 or indices.is_floating_point():
-            raise UserError(f"indices must be integers [n,l], got {indices.dtype} {list(indices.shape)}")
-        size = self.quantize.embedding.num_embeddings
-        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
-            raise UserError(f"indices must lie in 0..{size - 1}, got {indices.min()}..{indices.max()}")
+        check_indices(indices, self.quantize.embedding.num_embeddings, "sequence")
         return self.quantize.lookup(indices.to(self._like.device, torch.int64)).transpose(1, 2)
 
     @torch.no_grad()

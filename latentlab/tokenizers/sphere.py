@@ -17,6 +17,7 @@ from latentlab.errors import UserError, unknown_name
 from latentlab.files import file_sha256
 from latentlab.latents import TokenizerSpec
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
+from latentlab.tokenizers.checks import check_indices
 from latentlab.tokenizers.families import LoadRequest
 from latentlab.tokenizers.quantizers import EuclideanCodebook
 from latentlab.tokenizers.zoo import plugins
@@ -62,11 +63,7 @@ class SphereTokenizer(DiscreteTokenizer):
         Raises:
             UserError: not integers of that shape, or an id outside the vocabulary.
         """
-        shape, size = ("[n,h,w]", 3) if self._grid else ("[n,l]", 2), len(self.codebook)
-        if indices.ndim != shape[1] or indices.is_floating_point():
-            raise UserError(f"indices must be integers {shape[0]}, got {indices.dtype} {list(indices.shape)}")
-        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
-            raise UserError(f"indices must lie in 0..{size - 1}, got {indices.min()}..{indices.max()}")
+        check_indices(indices, len(self.codebook), self.spec.layout)
         return self._channel_first(self.quantize.lookup(indices.to(self.codebook.device, torch.int64)))
 
     @torch.no_grad()

@@ -70,11 +70,6 @@ class TrainableTokenizer(Tokenizer):
             generator: source of all that is random in the pass.
         """
 
-    def forward_train(self, images: Tensor, generator: torch.Generator | None = None) -> TrainOutput:
-        """Encode images [n,3,H,W] in [-1,1] and decode their latents, with gradients; arguments as in `encode_train`."""
-        found = self.encode_train(images, generator)
-        return TrainOutput(self.reconstruct(found.latents), found.latents, found.losses, found.indices)
-
     @abstractmethod
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Return images of latents, with gradients and not clamped."""

@@ -1,7 +1,7 @@
 """Train a tokenizer: one loop, exact resume after a kill, the same numbers for any number of ranks.
 
-A run folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``reconstructions/`` and, when finished,
-``tokenizer.safetensors`` (the averaged weights), which `load_tokenizer` reads.
+A run folder holds ``config.yaml`` (resolved), ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``reconstructions/`` and, when
+finished, ``tokenizer.safetensors`` (the averaged weights), which `load_tokenizer` reads.
 """
 
 import json
@@ -62,7 +62,8 @@ class Trainer:
         """Build everything and load the newest checkpoint.
 
         Raises:
-            UserError: data, folder, batch size, objectives, or weights of frozen networks that do not fit or are absent.
+            UserError: data, folder, batch size, objectives, or weights of frozen networks that do not fit or are absent; or
+                training images that have changed since the run began.
         """
         config, device = self.config, self.device
         self._check_batch()
@@ -81,6 +82,7 @@ class Trainer:
         self._validation = Validation(config, self.out, device) if self.ranks.first else None
         if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            self.folder.note_data({"data.train": self.images.fingerprint})
         self._resume()
 
     def run(self) -> Path:

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from mind.baselines.diffusion_head import Condition
 from mind.baselines.masked_config import MaskedConfig
+from mind.recompute import Recompute, run_block
 from mind.token_choice import draw_by_inverse_cdf
 
 _CHUNK = 8192
-"""Tokens whose logits are kept at a time in training."""
+"""Tokens whose logits are computed at a time in training."""
 
 
 class CategoricalHead(nn.Module):
@@ -28,17 +28,14 @@ class CategoricalHead(nn.Module):
         logits: Tensor = self.linear(z).float()
         return logits
 
-    def losses(self, z: Tensor, codes: Tensor) -> Tensor:
+    def losses(self, z: Tensor, codes: Tensor, recompute: Recompute = "nothing") -> Tensor:
         """Return the cross-entropy of each token in nats, [...].
 
-        Long inputs are taken in parts whose logits are computed again in the backward pass.
+        Long inputs are taken in parts, whose logits are computed again in the backward pass unless ``recompute`` is ``nothing``.
         """
         parts = zip(z.flatten(0, -2).split(_CHUNK), codes.flatten().split(_CHUNK), strict=True)
-        if codes.numel() <= _CHUNK:
-            losses = [self._losses(*part) for part in parts]
-        else:
-            losses = [checkpoint(self._losses, *part, use_reentrant=False) for part in parts]
-        return torch.cat(losses).view(codes.shape)
+        again: Recompute = "nothing" if recompute == "nothing" or codes.numel() <= _CHUNK else "blocks"
+        return torch.cat([run_block(self._losses, again, *part) for part in parts]).view(codes.shape)
 
     def _losses(self, z: Tensor, codes: Tensor) -> Tensor:
         return functional.cross_entropy(self(z), codes, reduction="none")

@@ -40,7 +40,8 @@ class Gaussian(NamedTuple):
 
 def at(table: Tensor, steps: Tensor, like: Tensor) -> Tensor:
     """Return the entries ``steps`` [b] of ``table`` [m] so that they multiply ``like`` [b,...], in its precision."""
-    return table.to(like.device)[steps].to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
+    rounded = table.to(like.dtype).to(like.device)  # in this order: not every device has float64
+    return rounded[steps].view(-1, *(1,) * (like.ndim - 1))
 
 
 def diffuse(schedule: Schedule, data: Tensor, eps: Tensor, steps: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def bound(schedule: Schedule, data: Tensor, x: Tensor, model: Gaussian, steps: T
 
 
 def drawn_steps(uniform: Tensor) -> Tensor:
-    """Return step numbers, int64 [b], made of uniform numbers [b] in (0,1)."""
+    """Return step numbers, int64, made of ``uniform`` numbers in (0,1) of the same shape."""
     return (uniform * STEPS).long().clamp_max(STEPS - 1)
 
 
@@ -110,10 +111,6 @@ class DdpmObjective(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
         self.schedule = full_schedule()
-
-    def times(self, uniform: Tensor) -> Tensor:
-        """Return step numbers, int64 [b], made of uniform numbers [b] in (0,1)."""
-        return drawn_steps(uniform)
 
     def forward(self, data: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
         """Return ``loss`` (with gradient), ``mse`` and, where the variance is learned, ``vlb``: means over the batch.

@@ -17,6 +17,7 @@ from latentlab.configuration import Strict
 from mind.baselines.guidance import channel_axis
 from mind.baselines.transformer import LatentTransformer
 from mind.baselines.transformer_config import Kind
+from mind.float64 import as_float64
 
 
 class FlowLoss(Strict):
@@ -36,7 +37,7 @@ _OF_KIND: dict[Kind, dict[str, Any]] = {
 }
 
 
-def flow_loss(kind: Literal["sit", "lightningdit"], **fields: Any) -> FlowLoss:
+def flow_loss(kind: Literal["sit", "lightningdit"], /, **fields: Any) -> FlowLoss:
     """Return the loss that a kind of transformer was published with, with some fields changed."""
     return FlowLoss(**{**_OF_KIND[kind], **fields})
 
@@ -51,8 +52,8 @@ def drawn_times(uniform: Tensor, loss: FlowLoss) -> Tensor:
     """Return training times [b] (1 is data), in the precision of the numbers ``uniform`` [b] in (0,1) they are made of."""
     if loss.times == "uniform":
         return uniform
-    normal = math.sqrt(2) * torch.erfinv(2 * uniform.double() - 1)
-    return torch.sigmoid(loss.logit_mean + loss.logit_std * normal).to(uniform.dtype)
+    normal = math.sqrt(2) * torch.erfinv(2 * as_float64(uniform) - 1)
+    return torch.sigmoid(loss.logit_mean + loss.logit_std * normal).to(uniform)
 
 
 class FlowObjective(nn.Module):
@@ -62,10 +63,6 @@ class FlowObjective(nn.Module):
         """Wrap ``model``, whose channels beyond those of the latents, if any, stay unused."""
         super().__init__()
         self.model, self.loss = model, loss
-
-    def times(self, uniform: Tensor) -> Tensor:
-        """Return times [b] (1 is data) made of uniform numbers [b] in (0,1)."""
-        return drawn_times(uniform, self.loss)
 
     def forward(self, data: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
         """Return ``loss`` (with gradient), ``mse`` and, unless its weight is 0, ``cosine``: means over batch and places.

@@ -31,7 +31,8 @@ class FlowSamplerSettings(GuidanceSettings):
     sde_noise: NonNegativeFloat = 1.0
     """Factor of the noise w = sde_noise (1-t); 0 is the ODE."""
     sde_last_step: float = Field(0.04, ge=0, lt=1)
-    """Size of the last step of an SDE, which adds no noise; the others share the rest evenly. 0 makes all alike."""
+    """Size of the last step of an SDE, which adds no noise, before ``time_shift`` moves its beginning; the others share the rest
+    evenly. 0 makes all alike."""
 
 
 def flow_times(settings: FlowSamplerSettings) -> list[float]:

@@ -1,6 +1,5 @@
 """A baseline with its sampler and the tokenizer of its latents: classes in, images out, as `mind.generate` wants it."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from mind.baselines.masked_sampler import sample_masked
 from mind.baselines.masked_settings import MaskedSamplerSettings
 from mind.baselines.transformer import LatentTransformer
 from mind.generate import Drawn
+from mind.parameters import parameters_digest
 
 _CPU_TOKENS, _GPU_TOKENS = 1 << 11, 1 << 16
 """Tokens sampled at a time: of few tokens a CPU wants more images, or calling its kernels costs more than they do."""
@@ -109,7 +109,7 @@ class BaselineGenerator:
         spec = self.tokenizer.spec
         return {
             "generator": self.kind,
-            "weights_sha256": self._weights or self._digest(),
+            "weights_sha256": self._weights or parameters_digest(self.network),
             "tokenizer": {"name": spec.name, "release": spec.release, "weights_sha256": weights_digest(self.tokenizer)},
             "precision": self.network.precision,
             "sampler": self.settings.model_dump(mode="json"),
@@ -138,10 +138,3 @@ class BaselineGenerator:
             return self.tokenizer.decode(self.affine.restore(latents.float())).float()
         assert isinstance(self.tokenizer, DiscreteTokenizer)
         return self.tokenizer.decode_indices(latents.view(len(latents), *self.network.config.sides)).float()
-
-    def _digest(self) -> str:
-        seen = hashlib.sha256()
-        for name, tensor in self.network.state_dict().items():
-            seen.update(f"{name} {tuple(tensor.shape)}".encode())
-            seen.update(tensor.detach().cpu().float().numpy().tobytes())
-        return seen.hexdigest()

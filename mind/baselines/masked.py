@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mind.baselines.masked_config import Masking, MaskSchedule
+from mind.float64 import as_float64
 
 _RATE = 5.0
 """Rate of the exponential schedules."""
@@ -55,21 +56,21 @@ _SCHEDULES: dict[MaskSchedule, tuple[Callable[[Tensor], Tensor], Callable[[Tenso
 
 
 def masked_share(schedule: MaskSchedule, t: Tensor) -> Tensor:
-    """Return gamma(t), the share of tokens that are masked at times ``t`` in [0,1]; float64.
+    """Return gamma(t), the share of tokens that are masked at times ``t`` in [0,1]; float64 (`as_float64`).
 
     linear: t; cosine: cos(pi/2 (1-t)); exp: 1-exp(-5t), 0.9933 at t=1; log_exp: ln(1+(e^5-1)t)/5.
     """
-    return _SCHEDULES[schedule][0](t.double())
+    return _SCHEDULES[schedule][0](as_float64(t))
 
 
 def mdm_weight(schedule: MaskSchedule, t: Tensor) -> Tensor:
-    """Return gamma'(t)/gamma(t) at times ``t`` in (0,1], with which the loss bounds the likelihood; float64."""
-    return _SCHEDULES[schedule][1](t.double())
+    """Return gamma'(t)/gamma(t) at times ``t`` in (0,1], with which the loss bounds the likelihood; float64 (`as_float64`)."""
+    return _SCHEDULES[schedule][1](as_float64(t))
 
 
 def masked_count(tokens: int, share: Tensor) -> Tensor:
     """Return ceil(tokens * share), int64: how many tokens exact masking masks."""
-    return torch.ceil(tokens * share.double() - 1e-9).long()  # 10 * 0.7 is a little above 7
+    return torch.ceil(tokens * as_float64(share) - 1e-9).long()  # 10 * 0.7 is a little above 7
 
 
 def draw_mask(masking: Masking, share: Tensor, uniform: Tensor) -> Tensor:
@@ -78,12 +79,12 @@ def draw_mask(masking: Masking, share: Tensor, uniform: Tensor) -> Tensor:
     Args:
         masking: ``exact``: `masked_count` tokens, any set of them alike (MaskGIT, MAR); ``independent``: each token by itself
             with probability ``share`` (MDM).
-        share: gamma of each image, [b].
+        share: gamma of each image, [b], from `masked_share`.
         uniform: random numbers in (0,1), [b,l].
     """
     if masking == "independent":
-        return uniform < share[:, None]
-    return ranks(uniform) < masked_count(uniform.shape[1], share)[:, None]
+        return (as_float64(uniform) < share[:, None]).to(uniform.device)
+    return ranks(uniform) < masked_count(uniform.shape[1], share).to(uniform.device)[:, None]
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ autoencoder with 64 class tokens, dropout. MDM (arXiv 2406.04329): each token by
 makes the loss a bound on the likelihood."""
 
 
-def sized(name: str, family: str = "emigm", **overrides: Any) -> MaskedConfig:
+def sized(name: str, family: str = "emigm", /, **overrides: Any) -> MaskedConfig:
     """Return a published size by name as one of `FAMILIES`, with some fields changed.
 
     Raises:

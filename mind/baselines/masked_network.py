@@ -29,7 +29,8 @@ class MaskedTransformer(nn.Module):
     Attributes:
         config: the shape, and what it is trained on.
         head: `CategoricalHead` or `DiffusionHead`, called apart.
-        recompute: what of the blocks' activations is computed again in the backward pass; see `mind.recompute`.
+        recompute: what of the blocks' activations, and whether the logits of a head for codes, are computed again in the backward
+            pass; see `mind.recompute`.
         metadata: header entries of the file the weights came from.
     """
 

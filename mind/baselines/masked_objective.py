@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from mind import noise
 from mind.baselines.categorical_head import CategoricalHead
-from mind.baselines.ddpm import STEPS
+from mind.baselines.ddpm_objective import drawn_steps
 from mind.baselines.masked import draw_mask, masked_share, mdm_weight
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_network import MaskedTransformer
+from mind.float64 import as_float64
 
 
 class MaskedNoise(NamedTuple):
@@ -32,11 +33,12 @@ class MaskedNoise(NamedTuple):
     eps: Tensor | None
     """Noise of the diffusion head ~ N(0,I), [b,l,k,d]; None for codes."""
     dropout_seed: int
-    """Of the generator that dropout takes its numbers from."""
+    """Of the generator that dropout takes its numbers from. It is that of the first place, and the numbers are drawn for all
+    places at once: ranks and accumulated parts, which begin at other places, make other numbers."""
 
 
 def draw_noise(config: MaskedConfig, seed: int, stream: str, places: Tensor, step: int) -> MaskedNoise:
-    """Return the random part of a batch, a function of the arguments alone.
+    """Return the random part of a batch, a function of the arguments alone; of each place by itself, dropout aside.
 
     Args:
         config: of the model.
@@ -50,7 +52,7 @@ def draw_noise(config: MaskedConfig, seed: int, stream: str, places: Tensor, ste
     masks = noise.uniform(seed, f"{stream}/mask", places, step, (length,))
     steps = eps = None
     if config.vocab_size is None:
-        steps = (STEPS * noise.uniform(seed, f"{stream}/head step", places, step, (length, k))).long()
+        steps = drawn_steps(noise.uniform(seed, f"{stream}/head step", places, step, (length, k)))
         eps = noise.normal(seed, f"{stream}/head noise", places, step, (length, k, config.token_width))
     dropout_seed = hash((seed, step, int(places[0]))) if config.dropout else 0
     return MaskedNoise(t, masks, steps, eps, dropout_seed)
@@ -64,17 +66,13 @@ class MaskedObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def draw(self, seed: int, stream: str, places: Tensor, step: int) -> MaskedNoise:
-        """Return the random part of a batch; see `draw_noise`."""
-        return draw_noise(self.model.config, seed, stream, places, step)
-
     def forward(self, latents: Tensor, labels: Tensor, drawn: MaskedNoise) -> dict[str, Tensor]:
         """Return ``loss`` (with gradient) and its terms, means over images: ``ce``, or ``mse`` and ``vlb``.
 
         Args:
             latents: normalised latents [b,c,h,w] or [b,m,c], or codes [b,...].
             labels: class ids [b], `MaskedConfig.null_class` where the class is dropped.
-            drawn: from `draw`.
+            drawn: from `draw_noise`.
         """
         model = self.model
         tokens = model.to_tokens(latents)
@@ -93,7 +91,7 @@ class MaskedObjective(nn.Module):
         """Return the terms of -log p of every token, [b,l] each."""
         head = self.model.head
         if isinstance(head, CategoricalHead):
-            return {"ce": head.losses(z, tokens)}
+            return {"ce": head.losses(z, tokens, self.model.recompute)}
         assert drawn.steps is not None and drawn.eps is not None
         copies = drawn.steps.shape  # [b,l,k]
         z, target = (x[:, :, None].expand(*copies, -1).flatten(0, 2) for x in (z, tokens))
@@ -106,8 +104,8 @@ class MaskedObjective(nn.Module):
         total = masked.sum(1, keepdim=True).clamp_min(1) if config.average == "masked" else masked.shape[1]
         weights = masked / total
         if config.weighting == "mdm":
-            weights = weights * mdm_weight(config.schedule, t)[:, None]
-        return weights.float()
+            weights = as_float64(weights) * mdm_weight(config.schedule, t)[:, None]
+        return weights.to(masked.device, torch.float32)
 
     @contextmanager
     def _dropout(self, seed: int) -> Iterator[None]:

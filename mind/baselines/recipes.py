@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latentlab.encoding import weights_digest
 from latentlab.errors import UserError
-from latentlab.latents import tokenizer_layout
+from latentlab.ranks import Ranks
 from latentlab.store import LatentStore
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind import noise
@@ -24,7 +24,7 @@ from mind.baselines.run_configs import DdpmRun, FlowRun, LatentRun, MaskedRun, m
 from mind.baselines.transformer import LatentTransformer
 from mind.baselines.weight_files import save_baseline
 from mind.recipe import Batch, Recipe
-from mind.stores import chosen_tokenizer, open_stores
+from mind.stores import chosen_tokenizer, latent_shape, open_stores
 from mind.tokens import CodeLimits, TokenSet, token_set
 from mind.weight_files import TokenizerRecord
 
@@ -40,8 +40,8 @@ class _Data(NamedTuple):
 class BaselineRecipe(Recipe):
     """A run of SiT, LightningDiT, DiT or eMIGM."""
 
-    def __init__(self, config: FlowRun | DdpmRun | MaskedRun, device: torch.device) -> None:
-        """Open the latents; what is not in the cache is encoded now.
+    def __init__(self, config: FlowRun | DdpmRun | MaskedRun, device: torch.device, ranks: Ranks = Ranks()) -> None:
+        """Open the latents; what is not in the cache is encoded now, by all ``ranks``.
 
         Raises:
             UserError: data, tokenizer and model that do not fit each other, or sampler settings that do not exist.
@@ -53,9 +53,7 @@ class BaselineRecipe(Recipe):
         self._settings = sampler_settings(config.kind, self.sampler)
         self.tokenizer = chosen_tokenizer(config.data, device)
         vocabulary = _vocabulary(self.tokenizer, config)
-        stores = open_stores(config.data, self.tokenizer, device, "float32", config.validation_images)
-        self.images = stores.images
-        shape = tuple(tokenizer_layout(stores.train[0].take(slice(0, 1))).shape[1:])
+        shape = latent_shape(config.data, self.tokenizer, device)
         self._shape: Any = (
             masked_of(config, shape, vocabulary) if isinstance(config, MaskedRun) else transformer_of(config, shape)
         )
@@ -63,6 +61,8 @@ class BaselineRecipe(Recipe):
             raise UserError(
                 f"the latents are {shape}, the model's {self._shape.latent_shape}: leave its shape out of model"
             )
+        stores = open_stores(config.data, self.tokenizer, device, "float32", config.validation_images, ranks)
+        self.images = stores.images
         self._data = self._read(stores.train, stores.validation)
         self.n = self._data.train.n
 

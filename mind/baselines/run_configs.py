@@ -15,7 +15,7 @@ from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_config import sized as masked_sized
 from mind.baselines.transformer_config import TransformerConfig
 from mind.baselines.transformer_config import sized as transformer_sized
-from mind.run_config import RunConfig
+from mind.run_config import ModelTable, RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
 """Folder of the shipped configurations; `--config sit-b` means ``sit-b.yaml`` in it."""
@@ -27,10 +27,16 @@ class LatentRun(RunConfig):
     The shape of the latents is filled into the model where the configuration leaves it out.
     """
 
-    model: dict[str, Any]
+    model: ModelTable
     """``size`` and fields that differ from it."""
     normalisation: Normalisation = "channel"
     """Of the latents: by the channel statistics of the training set, or the tokenizer's published shift and scale."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if "kind" in self.model:
+            raise ValueError("model.kind: the kind of the model is that of the run: leave it out")
+        return self
 
 
 class FlowRun(LatentRun):

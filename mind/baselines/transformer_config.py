@@ -90,7 +90,7 @@ NAMES: tuple[str, ...] = tuple(f"{kind}-{size}" for kind in KINDS for size in SI
 """Names that `sized` knows: ``sit-b``, ``lightningdit-xl``, ..."""
 
 
-def sized(name: str, **overrides: Any) -> TransformerConfig:
+def sized(name: str, /, **overrides: Any) -> TransformerConfig:
     """Return a published size by name (``sit-b``), with some fields changed.
 
     Raises:

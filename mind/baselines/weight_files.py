@@ -20,6 +20,7 @@ from mind.baselines.masked_config import read_config_fields as read_masked_field
 from mind.baselines.masked_network import MaskedTransformer
 from mind.baselines.transformer import LatentTransformer
 from mind.baselines.transformer_config import read_transformer_fields
+from mind.parameters import exported_weights
 from mind.weight_files import TokenizerRecord
 
 
@@ -53,7 +54,7 @@ def save_baseline(
     dtype: torch.dtype,
     header: Mapping[str, str],
 ) -> None:
-    """Write the weights of ``network`` in ``dtype`` with everything that sampling needs.
+    """Write ``network``, its parameters in ``dtype``, with everything that sampling needs.
 
     Raises:
         UserError: the folder is not writable or the disk is full.
@@ -66,7 +67,8 @@ def save_baseline(
         "latentlab_version": __version__,
         **header,
     }
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    state = exported_weights(network, dtype)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=entries)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from latentlab import LatentStore, UserError, analysis_figures, registry
 from latentlab.cli import doctor as doctor_module
 from latentlab.cli.main import app
+from latentlab.cli.options import as_seen_here, particulars
 from latentlab.tokenizers import build_tokenizer, tokenizer_names
 from latentlab.tokenizers.zoo import releases_of
 
@@ -127,6 +128,24 @@ def test_defect_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr.startswith("internal error: ZeroDivisionError: division by zero (latentlab --debug")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("encode", "--tokenizer", "kl", "--limit", 8, "--out", "store"),
+        ("analyze", "--tokenizer", "kl", "--limit", 8),
+        ("compare", "--tokenizers", "kl,ae", "--limit", 8),
+    ],
+)
+def test_a_full_gpu_is_one_line_that_says_what_to_lower(
+    command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("latentlab.encoding.encode_batch", full)
+    assert "the memory of the GPU does not hold so much at a time: lower --batch-size" in refusal(*command)
+
+
 def test_reader_that_leaves_is_no_error() -> None:
     command = f"{shlex.quote(sys.executable)} -m latentlab tokenizers | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
@@ -140,7 +159,7 @@ def test_analysis_of_a_tokenizer(weights: Path, home: Path) -> None:
     command = ("analyze", "--tokenizer", "ibq", "--weights", weights, "--limit", 200, "--metrics", "viv,lnc")
     first = latentlab(*command)
     assert first.exit_code == 0, first.output
-    out = Path("runs/analyze-ibq-fashion-test-200-tiny")
+    (out,) = Path("runs").glob("analyze-ibq-fashion-test-200-tiny.safetensors-????????")  # which of that name
     for place in ("results.json", "summary.md"):
         assert f"{out / place}" in first.stdout and (out / place).is_file()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", first.output)
@@ -225,6 +244,10 @@ def test_nan_latents_are_counted_and_named(features: Path) -> None:
         (["--tokenizer", "ibq", "--device", "cuda:99"], "this machine has no device 'cuda:99'. Available: auto, cpu"),
         (["--tokenizer", "ibq", "--metrics", "vib"], "unknown measurement 'vib'. Did you mean viv? Available: "),
         (["--tokenizer", "ibq", "--metrics", ","], "no measurement is named. Available: "),
+        (["--tokenizer", "ibq", "--metrics", "lnc", "--set", "lnc.kk=3"], "unknown parameter of 'lnc' 'kk'. Did you mean k?"),
+        (["--tokenizer", "ibq", "--set", "lnc.k=many"], "parameter 'k' of 'lnc': "),
+        (["--tokenizer", "ibq", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--latents", "x", "--batch-size", "8"], "--batch-size goes with --tokenizer"),
         (["--tokenizer", "ibk"], "unknown tokenizer 'ibk'. Did you mean ibq"),
         (["--tokenizer", "TAEF2"], "unknown tokenizer 'TAEF2'. Did you mean taef2"),
         (["--tokenizer", "VAVAE"], "unknown tokenizer 'VAVAE'. Did you mean vavae or va-vae or ae?"),
@@ -245,6 +268,74 @@ def test_bad_arguments_of_analyze(arguments: list[str], message: str, weights: P
         arguments = [*arguments, "--weights", str(weights)]
     assert message in refusal("analyze", *arguments)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokenizers", "ae,kl", "--metrics", "lnc", "--set", "lnc.kk=3"], "unknown parameter of 'lnc' 'kk'"),
+        (["--tokenizers", "ae,kl", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--latents", "x,y", "--batch-size", "8"], "--batch-size goes with --tokenizers"),
+    ],
+)
+def test_bad_arguments_of_compare(arguments: list[str], message: str, home: Path) -> None:
+    assert message in refusal("compare", *arguments)
+    assert not Path("runs").exists() and not home.exists()
+
+
+def test_default_folders_of_plain_cases_are_named_plainly(tmp_path: Path) -> None:
+    assert particulars("ibq", "fashion:test", 4000, None, "ch=64") == ["ibq", "fashion-test", "4000", "ch-64"]
+    assert particulars(as_seen_here(tmp_path / "latents"), masks=None, image_size=64, seed=2) == [
+        "latents",
+        "64px",
+        "seed2",
+    ]
+    one, other = (particulars(as_seen_here(Path(folder) / "run"))[0] for folder in ("a", "../a"))
+    assert one != other and {one[:4], other[:4]} == {"run-"}
+    assert as_seen_here(Path("a/../run")) == Path("run") and as_seen_here(Path()) == tmp_path
+
+
+def test_default_folders_differ_where_anything_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other images of folders with one name, other sizes, other seeds; and latents in such folders."""
+    from PIL import Image
+
+    monkeypatch.setattr("latentlab.analyze.draw_figures", lambda *_, **__: ([], []))
+    rng = np.random.default_rng(0)
+    for folder in ("a/val", "b/val"):
+        Path(folder).mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(f"{folder}/{number}.png")
+    images = ("analyze", "--tokenizer", "ae", "--metrics", "latent_statistics", "--image-size", 32, "--data")
+    commands = [
+        (*images, "imagefolder:a/val"),
+        (*images, "imagefolder:b/val"),
+        (*images[:-2], 16, "--data", "imagefolder:b/val"),
+        (*images, "imagefolder:b/val", "--seed", 3),
+    ]
+    for folder in ("a", "b"):
+        encode = ("encode", "--tokenizer", "ae", "--data", f"imagefolder:{folder}/val", "--image-size", 32)
+        assert latentlab(*encode, "--out", f"{folder}/latents").exit_code == 0
+        commands.append(("analyze", "--latents", f"{folder}/latents", "--metrics", "latent_statistics"))
+    told = [re.findall(r"^results  (.*)$", latentlab(*command).stdout, re.MULTILINE) for command in commands]
+    assert len({name for (name,) in told}) == len(commands)
+    assert told[3][0].endswith("-32px-seed3/results.json")
+
+
+def test_batches_are_as_large_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentlab import encoding
+
+    sizes: set[int] = set()
+    encode = encoding.encode_batch
+
+    def counted(tokenizer: torch.nn.Module, images: torch.Tensor, *more: object) -> object:
+        sizes.add(len(images))
+        return encode(tokenizer, images, *more)
+
+    monkeypatch.setattr("latentlab.encoding.encode_batch", counted)
+    monkeypatch.setattr("latentlab.codec.encode_batch", counted)
+    options = ("--limit", 10, "--batch-size", 4, "--metrics", "equivariance", "--device", "cpu")
+    assert latentlab("analyze", "--tokenizer", "ae", *options).exit_code == 0
+    assert max(sizes) == 4
 
 
 def test_weights_that_are_not_here(home: Path) -> None:
@@ -310,6 +401,41 @@ def test_finished_latents_of_another_request_are_not_overwritten(weights: Path) 
     line = refusal(*command, "--dtype", "float16")
     assert "store holds finished latents of another request (dtype is float32 there, float16 here)" in line
     assert LatentStore("store").n == 10
+
+
+def test_unfinished_latents_of_another_request_are_not_overwritten(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentlab import encoding, store_writer
+
+    command = ("encode", "--tokenizer", "ibq", "--weights", weights, "--limit", 40, "--batch-size", 4, "--out", "store")
+    columns = encoding.BatchEncoder.columns
+
+    def interrupted(self: encoding.BatchEncoder, pixels: torch.Tensor, first: int) -> object:
+        if first >= 32:
+            raise KeyboardInterrupt
+        return columns(self, pixels, first)
+
+    monkeypatch.setattr(store_writer, "SHARD_IMAGES", 8)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(encoding.BatchEncoder, "columns", interrupted)
+        assert latentlab(*command).exit_code == 130
+    kept = {shard: shard.stat().st_ino for shard in Path("store").glob("latents*")}
+    assert kept
+    line = refusal(*command, "--dtype", "float16")
+    assert "store holds unfinished latents of another request (dtype is float32 there, float16 here)" in line
+    assert latentlab(*command).stdout == "latents  40 of 4 x 8 x 8 in store\n"
+    assert {shard: shard.stat().st_ino for shard in kept} == kept
+
+
+def test_latents_of_a_newer_version_are_not_overwritten(weights: Path) -> None:
+    command = ("encode", "--tokenizer", "ibq", "--weights", weights, "--limit", 10, "--out", "store")
+    assert latentlab(*command).exit_code == 0
+    Path("store/store.json").write_text('{"format_version": 2, "parts": []}')
+    shards = {shard: shard.read_bytes() for shard in Path("store").glob("latents*")}
+    line = refusal(*command)
+    assert "store has store format 2, this latentlab reads 1" in line and "choose another --out" in line
+    assert shards and {shard: shard.read_bytes() for shard in shards} == shards
 
 
 def test_masks_are_named_as_what_differs(weights: Path) -> None:
@@ -416,6 +542,9 @@ def test_doctor_reports_in_words_and_as_json() -> None:
     }  # fmt: skip
     assert "torch" in checks["libraries"]["detail"] and checks["devices"]["detail"].startswith("cpu")
     assert checks["weights mar-kl16/imagenet256"]["status"] == "note"
+    assert checks["offline"]["detail"].startswith(
+        "analyze, compare and encode with --data fashion, train with a shipped"
+    )
     for check in shown["checks"]:
         assert f"{check['status']:<4}  {check['name']} " in report.stdout
 

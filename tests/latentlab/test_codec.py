@@ -36,3 +36,20 @@ def test_codebook_is_there_for_discrete_tokenizers_only() -> None:
 def test_fingerprint_follows_the_weights() -> None:
     first, again, other = (codec_of(tiny("none", seed)).fingerprint for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_functions_keep_float32_on_a_gpu() -> None:
+    """As far as a CPU can tell: what a GPU is told while a network runs, and not after."""
+    tokenizer, told = tiny("none"), []
+    for half in (tokenizer.encoder, tokenizer.decoder):
+        half.register_forward_pre_hook(lambda *_: told.append(torch.backends.cudnn.allow_tf32))
+    before, codec = torch.backends.cudnn.allow_tf32, codec_of(tokenizer)
+    codec.decode(codec.encode(torch.zeros(1, 3, 32, 32)))
+    assert told == [False, False] and torch.backends.cudnn.allow_tf32 == before
+
+
+def test_batches_are_cut_as_asked() -> None:
+    tokenizer, sizes = tiny("none"), []
+    tokenizer.encoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    codec_of(tokenizer, batch_size=2).encode(torch.zeros(5, 3, 32, 32))
+    assert sizes == [2, 2, 1]

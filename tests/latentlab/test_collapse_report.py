@@ -137,6 +137,12 @@ def page_of(records: list[dict[str, Any]], shape: list[int], codes: int) -> str:
     return "\n".join(summary_lines(results))
 
 
+def test_cells_cannot_break_the_table() -> None:
+    named = [one | {"tokenizer": "k|l <x>"} for one in runs("continuous", *HIGH)]
+    records = [*named, *runs("discrete", *LOW)]
+    assert "| k\\|l &lt;x> | " in page_of(records, [4, 8, 8], 512)
+
+
 def test_summary_page() -> None:
     page = page_of([*runs("continuous", *HIGH), *runs("discrete", *LOW)], [8, 8, 8], 512)
     assert "**Confirmed at this scale**" in page and page.count("| kl |") == page.count("| ibq |") == 1

@@ -1,5 +1,8 @@
 """Encoding images into a store: what is stored, resume, reuse, independence of the batch size, and what is refused."""
 
+import re
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,10 @@ from latentlab.encoding import (
     open_tokenizer,
     slug,
     store_request,
+    unique_slug,
 )
 from latentlab.pixels import to_unit_range
+from latentlab.ranks import Ranks
 from latentlab.tokenizers import build_tokenizer, load_tokenizer
 from mind.run_config import DataConfig
 from mind.stores import open_stores
@@ -193,6 +198,16 @@ def test_bfloat16_is_close_and_another_store(images: ImageSet, tmp_path: Path) -
         encode_images(tiny(), images, tmp_path / "a", precision="half")
 
 
+def test_float32_is_float32_on_a_gpu_too(images: ImageSet, tmp_path: Path) -> None:
+    """As far as a CPU can tell: convolutions on a GPU would round their inputs to 10 bits unless told not to."""
+    tokenizer, told = tiny(), []
+    tokenizer.encoder.register_forward_pre_hook(lambda *_: told.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("float32", "bfloat16"):
+        encode_images(tokenizer, images, tmp_path / precision, precision=precision)
+    assert told == [False, before] and torch.backends.cudnn.allow_tf32 == before
+
+
 def test_options_that_are_off_leave_the_request_as_it_was(images: ImageSet) -> None:
     """Stores made before there was a choice stay valid."""
     assert set(store_request(tiny(), images)) == {
@@ -237,6 +252,18 @@ def test_request_is_json_and_tells_weights_apart(images: ImageSet) -> None:
 )
 def test_slug_is_a_safe_file_name(name: str, expected: str) -> None:
     assert slug(name) == expected
+
+
+def test_names_from_which_something_is_left_out_stay_apart() -> None:
+    for plain in ("ibq", "fashion:test", "imagefolder:images", "ch=64", "a b", "a" * 60):
+        assert unique_slug(plain) == slug(plain)
+    assert unique_slug(Path("images")) == "images"
+    long = "a" * 60
+    others = [f"imagefolder:/data/{one}/val" for one in ("a", "b")] + [f"{long}a", f"{long}b", "a/b", "a-b"]
+    slugs = [unique_slug(name) for name in others]
+    assert len({*slugs}) == len(slugs) and all(re.fullmatch(r"[\w.-]{1,69}", one) for one in slugs)
+    assert re.fullmatch(r"imagefolder-val-[0-9a-f]{8}", slugs[0])
+    assert re.fullmatch(r"val-[0-9a-f]{8}", unique_slug(Path("/data/a/val"))) != unique_slug(Path("/data/b/val"))
 
 
 def test_default_batch_fits_the_image_size() -> None:
@@ -288,3 +315,40 @@ def test_broken_weights_are_noticed_while_encoding(images: ImageSet, tmp_path: P
     with pytest.raises(UserError, match="NaN or infinite"):
         encode_images(tokenizer, images, tmp_path / "store")
     assert not (tmp_path / "store" / "store.json").exists()
+
+
+@dataclass(frozen=True)
+class Together(Ranks):
+    """Ranks that are threads. ``arrived`` is set when the first one waits for the other for the first time."""
+
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=30))
+    arrived: threading.Event = field(default_factory=threading.Event)
+    told: dict[str, object] = field(default_factory=dict)
+
+    def wait(self) -> None:
+        self.arrived.set()
+        self.meeting.wait()
+
+    def agreed(self, value: object) -> object:
+        if self.first:
+            self.told["value"] = value
+        self.wait()
+        value = self.told["value"]
+        self.wait()
+        return value
+
+
+def test_ranks_decide_together_whether_there_is_anything_to_do(images: ImageSet, tmp_path: Path) -> None:
+    """Rank 0 looks before another job has finished the store, and rank 1 after it."""
+    shared, found = (threading.Barrier(2, timeout=30), threading.Event(), {}), []
+
+    def encode(rank: int) -> None:
+        found.append(encode_images(tiny(), images, tmp_path / "store", ranks=Together(rank, 2, *shared)))
+
+    first = threading.Thread(target=encode, args=(0,))
+    first.start()
+    assert shared[1].wait(30)
+    other = encode_images(tiny(), images, tmp_path / "store")
+    encode(1)
+    first.join()
+    assert [store.fingerprint for store in found] == [other.fingerprint] * 2

@@ -20,6 +20,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_two_machines_may_write_the_same_file_from_processes_of_the_same_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    file = tmp_path / "a.json"
+    with atomic_path(file) as theirs:
+        theirs.write_text("theirs")
+        with atomic_path(file) as ours:
+            ours.write_text("ours")
+        assert file.read_text() == "ours" and theirs.read_text() == "theirs"
+    assert file.read_text() == "theirs" and list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     match = "No space left on device; free space"
@@ -78,3 +91,7 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTLAB_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert home() == Path("/cache/latentlab")
+    monkeypatch.setenv("HOME", "/home/me")
+    for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
+        unset()
+        assert home() == Path("/home/me/.cache/latentlab")

@@ -22,6 +22,7 @@ def test_shares_are_a_partition() -> None:
         and max(map(len, shares)) - min(map(len, shares)) <= 1
     )
     assert Ranks().share(items) == items and Ranks().gather("x") == ["x"]
+    assert Ranks().agreed("x") == "x"
 
 
 def run(arguments: list[str], ranks: int, folder: Path) -> subprocess.CompletedProcess[str]:

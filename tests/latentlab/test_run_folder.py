@@ -23,6 +23,19 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
 
 
+def test_a_folder_belongs_to_its_data(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare("a: 1\n")  # and no note, as in folders of earlier versions
+    for _ in range(2):
+        folder.note_data({"data.train": "first"})
+    with pytest.raises(
+        UserError, match=r"data that have changed since \(data.train is first there, other here\)"
+    ) as told:
+        folder.note_data({"data.train": "other"})
+    assert "\n" not in str(told.value)
+    folder.note_data({"data.train": "first"})
+
+
 def test_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert folder.newest() is None

@@ -13,7 +13,22 @@ from latentlab import UserError, runtime
 
 def test_cpu_and_auto_are_always_there() -> None:
     assert runtime.choose_device("cpu") == torch.device("cpu")
-    assert str(runtime.choose_device("auto")) in ("cpu", "cuda", "mps")
+    assert str(runtime.choose_device("auto")) in ("cpu", "cuda:0", "mps")
+
+
+def test_a_gpu_is_named_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.cuda.set_device` takes no other name. Of torchrun's processes on a machine each has its own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in ("auto", "cuda", "cuda:0"):
+        assert runtime.choose_device(name) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runtime.choose_device("auto") == runtime.choose_device("cuda") == torch.device("cuda", 1)
+    assert runtime.choose_device("cuda:0") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"no device 'cuda:2'\. Available: auto, cpu, cuda:0, cuda:1$"):
+        runtime.choose_device("cuda")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:0", "cuda:-1", "", "mps:1"])

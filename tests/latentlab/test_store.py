@@ -39,10 +39,15 @@ def columns(n: int = 30) -> dict[str, object]:
     }
 
 
+def first_missing(writer: StoreWriter) -> int:
+    """Return the image at which a writer that is alone goes on."""
+    return writer.missing(1000, unit=1)[0].start
+
+
 def write(path: Path, data: dict[str, object], start: int = 0, stop: int | None = None, step: int = 4) -> StoreWriter:
     writer = StoreWriter(path, request=REQUEST, spec=SPEC, class_names=("a", "b", "c"))
     stop = len(data["labels"]) if stop is None else stop
-    for i in range(max(start, writer.done), stop, step):
+    for i in range(max(start, first_missing(writer)), stop, step):
         part = slice(i, min(i + step, stop))
         writer.append(*(data[name][part] for name in ("latents", "labels", "codes", "masks")))
     return writer
@@ -121,7 +126,7 @@ def test_killed_writer_continues_and_gives_the_same_bytes(tmp_path: Path) -> Non
     store_writer.SHARD_IMAGES, saved = 7, store_writer.SHARD_IMAGES
     try:
         continued = StoreWriter(tmp_path / "killed", request=REQUEST, spec=SPEC)
-        assert continued.done == 21
+        assert first_missing(continued) == 21
         first = write(tmp_path / "killed", columns()).finish()
         second = write(tmp_path / "straight", columns()).finish()
     finally:
@@ -232,12 +237,12 @@ def test_masks_where_earlier_versions_put_them_are_read_and_cleared(tmp_path: Pa
 def test_notes_that_cannot_be_read_are_as_good_as_none(tmp_path: Path, small_shards: None) -> None:
     write(tmp_path, columns())
     (tmp_path / "store.partial.rank00.json").write_text('{"request": {}, "shards": []}')  # of an earlier version
-    assert StoreWriter(tmp_path, request=REQUEST, spec=SPEC).done == 0
+    assert first_missing(StoreWriter(tmp_path, request=REQUEST, spec=SPEC)) == 0
 
 
 def test_another_request_starts_from_nothing(tmp_path: Path, small_shards: None) -> None:
     write(tmp_path, columns())
-    assert StoreWriter(tmp_path, request={"tokenizer": "other"}, spec=SPEC).done == 0
+    assert first_missing(StoreWriter(tmp_path, request={"tokenizer": "other"}, spec=SPEC)) == 0
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -385,6 +390,17 @@ def test_streaming_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
 def test_arrays_are_checked(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ArrayLatents(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int16", "float32"])
+def test_masks_of_any_numbers(dtype: str) -> None:
+    latents, masks = np.zeros((3, 2, 2, 2)), np.zeros((3, 4, 4), dtype)
+    masks[:, 1:3] = 255
+    assert torch.equal(ArrayLatents(latents, masks=masks).masks(slice(1, 3)), torch.from_numpy(masks[1:3] > 0))
+    if dtype != "uint8":
+        masks[2, 0, 0] = 1000
+        with pytest.raises(UserError, match=r"masks hold values up to 1000: class numbers\?"):
+            ArrayLatents(latents, masks=masks)
 
 
 def test_float64_arrays_stay_float64_and_are_not_copied() -> None:

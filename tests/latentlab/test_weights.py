@@ -159,6 +159,16 @@ def test_members_outside_the_archive_are_refused(path: Path, name: str) -> None:
     assert "points outside the archive" in refused(path)
 
 
+@pytest.mark.parametrize("name", ["", ".", "./"])
+def test_members_without_a_name_are_refused(path: Path, name: str) -> None:
+    zipped(path, {"archive/data.pkl": pickle.dumps({})})
+    with zipfile.ZipFile(path, "a") as archive:
+        nameless = zipfile.ZipInfo("later")
+        nameless.filename = name  # which the constructor would not take
+        archive.writestr(nameless, b"x")
+    assert f"its member {name!r} names no file" in refused(path)
+
+
 def test_storage_larger_than_the_file_is_refused(path: Path) -> None:
     """A pickle may claim any number of elements; reading past the file would show other memory."""
     torch.save({"a": torch.zeros(1000)}, path)

@@ -62,6 +62,15 @@ def test_masked_generator_is_averaged_over_steps() -> None:
     assert step_operations(opened, range(4)) == pytest.approx(sum(each) / 4)
 
 
+def test_logits_count_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training may compute those of a long batch again to save memory, which counts as no operation of the step."""
+    small = {"model.depth": 2, "model.width": 32, "model.heads": 2, "optimiser.batch_size": 4}
+    opened = recipe("emigm", "emigm-fashion", **small)
+    whole = step_operations(opened)
+    monkeypatch.setattr("mind.baselines.categorical_head._CHUNK", 100)
+    assert step_operations(opened) == whole
+
+
 def test_seconds_grow_with_the_batch() -> None:
     shape = {"model.depth": 2, "model.width": 64, "model.heads": 2}
     one, many = (recipe("sit", "sit-fashion", **shape, **{"optimiser.batch_size": n}) for n in (1, 64))

@@ -16,16 +16,14 @@ def test_the_defaults_are_mind_b() -> None:
     assert (config.vocab_size, config.embed_dim, config.subvector_size) == (16384, 16, 4)
     assert (config.hidden_size, config.num_heads, config.num_blocks, config.cond_dim) == (768, 12, 14, 128)
     assert (config.noise_factor, config.signal_factor, config.noise_process) == (0.6, 1.0, "sqrt_t")
-    assert (config.num_classes, config.null_class, config.tokens, config.radius, config.head_dim) == (
-        1000, 1000, 256, 2.0, 64,
-    )  # fmt: skip
+    assert (config.num_classes, config.null_class, config.tokens, config.head_dim) == (1000, 1000, 256, 64)
     assert config.normalise and config.use_residual and config.rope == "1d"
 
 
 def test_mind_s_and_xl() -> None:
     small, large = sized("mind-s"), sized("mind-xl")
     assert (small.vocab_size, small.embed_dim, small.subvector_size, small.noise_factor) == (8192, 8, 2, 0.8)
-    assert (small.hidden_size, small.num_heads, small.num_blocks, small.radius) == (384, 6, 14, 2.0)
+    assert (small.hidden_size, small.num_heads, small.num_blocks) == (384, 6, 14)
     assert (large.hidden_size, large.num_heads, large.num_blocks, large.cond_dim) == (1152, 16, 28, 1152)
 
 
@@ -68,12 +66,17 @@ def test_what_does_not_fit_is_one_clear_line(fields: dict[str, Any], message: st
 
 def test_widths_that_do_fit() -> None:
     assert read_config_fields({"embed_dim": 512}).embed_dim == 512  # 2 sinusoids per coordinate
-    assert read_config_fields({"embed_dim": 24, "use_residual": False}).radius == 6**0.5
+    assert read_config_fields({"embed_dim": 24, "use_residual": False}).embed_dim == 24
 
 
 def test_an_unknown_size_is_named_with_near_misses() -> None:
     with pytest.raises(UserError, match=r"unknown MIND size 'mind-x'\. Did you mean mind-xl"):
         sized("mind-x")
+
+
+def test_a_field_called_like_an_argument_is_an_unknown_field() -> None:
+    with pytest.raises(UserError, match="MIND model: name: Extra inputs are not permitted"):
+        sized("mind-b", **{"name": "mind-s"})
 
 
 @pytest.mark.parametrize("module", ["mind", "mind.config", "mind.weight_files"])

@@ -201,6 +201,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
             token_grid(config, tokenizer)
 
 
+def test_weights_from_no_file_are_named_when_somebody_asks() -> None:
+    first, second = tiny_mind(), tiny_mind()
+    assert first.facts() == second.facts()
+    second.model.head.linear.bias[0] += 1
+    assert first.facts()["weights_sha256"] != second.facts()["weights_sha256"]
+
+
 def test_settings_say_everything(tmp_path: Path, generator: MindGenerator) -> None:
     generate(generator, tmp_path, n=2, classes=[1, 2], seed=3)
     kept = json.loads((tmp_path / "settings.json").read_text())

@@ -174,6 +174,21 @@ def test_entropy_of_known_distributions() -> None:
     assert entropy(torch.stack([uniform, sure])).squeeze(-1).tolist() == pytest.approx([math.log(50), 0.0], abs=1e-5)
 
 
+@pytest.mark.parametrize("entropy", [False, True])
+def test_temperature_is_not_rounded_with_the_logits(entropy: bool, logits: Tensor) -> None:
+    found = temperature(logits.bfloat16(), SamplerSettings(entropy=entropy))
+    one = temperature(logits.bfloat16(), SamplerSettings(temp=1.0, entropy=entropy))
+    assert torch.equal(found, torch.tensor(0.99) * one)  # 0.98828125 in bfloat16
+    assert torch.equal(one, one.bfloat16().float())
+
+
+@torch.no_grad()
+def test_a_second_soft_evaluation_stays_in_the_precision_of_the_model(logits: Tensor, table: TokenTable) -> None:
+    settings = SamplerSettings(entropy=True, top_k=5)
+    choice = choose(logits.bfloat16(), table.bfloat16(), "soft", settings, never, second=True)
+    assert choice.x0.dtype == torch.bfloat16 and choice.x0.isfinite().all()
+
+
 def test_temperature_of_each_token(logits: Tensor) -> None:
     assert temperature(logits, SamplerSettings(temp=0.7)).tolist() == pytest.approx(0.7)
     whole = temperature(logits, SamplerSettings(temp=0.7, entropy=True))

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latentlab.checkpoints import load_checkpoint, save_checkpoint
 from latentlab.errors import UserError
 from latentlab.ranks import Ranks
 from latentlab.run_folder import Interrupted, RunFolder
@@ -25,6 +27,8 @@ from latentlab.weights import read_metadata
 from mind.config import MindConfig
 from mind.mind_recipe import MindTrainer as Trainer
 from mind.mind_recipe import train_mind as train
+from mind.network import Mind
+from mind.preview import Preview
 from mind.released import load_mind
 from mind.train_config import CONFIGS, TrainConfig, load_config
 from mind.training import kept_weights
@@ -69,6 +73,10 @@ def straight(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def held_out(straight: Path) -> str:
+    return encoded_training_images()
+
+
+def encoded_training_images() -> str:
     """Override that takes the encoded training images as held-out ones, so that nothing more is encoded."""
     stores = Path(os.environ["LATENTLAB_HOME"], "stores")
     (store,) = (path for path in stores.iterdir() if "mirrored" not in path.name)
@@ -149,6 +157,73 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
     assert read_metadata(out / "mind.safetensors") == read_metadata(straight / "mind.safetensors")
 
 
+LOOKING = [
+    "validate_every=3", "validation_images=20",
+    "preview={grid_every: 3, classes: 2, per_class: 2, batch_size: 4, score_every: 6, score_images: 4, sampler: {steps: 2}}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def looking(config_file: Path, straight: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A run that measures and shows what it has learned, and its folder when nothing interrupts it."""
+    config = load_config(config_file, [*LOOKING, encoded_training_images()])
+    out = tmp_path_factory.mktemp("looking") / "run"
+    train(config, out, device="cpu")
+    return config, out
+
+
+@pytest.mark.parametrize(
+    ("begun", "step"), [("validate", 3), ("validate", 6), ("_grid", 3), ("_grid", 6), ("_score", 6), ("export", 6)]
+)
+def test_a_run_killed_while_it_measures_leaves_what_it_would_have_left(
+    looking: tuple[TrainConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, step: int
+) -> None:
+    config, uninterrupted = looking
+    trainer = Trainer(config, tmp_path, CPU)
+    owner = Trainer if hasattr(Trainer, begun) else Preview
+    method = getattr(owner, begun)
+
+    def killed(self: Any, *arguments: Any) -> Any:
+        if trainer.step == step:
+            raise InterruptedError
+        return method(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(owner, begun, killed)
+        trainer.run()
+    train(config, tmp_path, device="cpu")
+    assert_same_bits(tmp_path, uninterrupted)
+    assert [line["step"] for line in logged(tmp_path) if "validation_loss" in line] == [3, 6]
+    pictures = [
+        {file.name: file.read_bytes() for file in (out / "samples").iterdir()} for out in (tmp_path, uninterrupted)
+    ]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+
+
+def test_a_line_is_of_all_its_steps_whatever_restarts_lie_between(config_file: Path, tmp_path: Path) -> None:
+    rarely = "log_every=4"
+    train(load_config(config_file, [rarely]), tmp_path / "straight", device="cpu")
+    trainer = tiny(config_file, tmp_path / "restarted", rarely)
+    for _ in range(3):
+        trainer.train_step()
+    trainer.save()
+    train(load_config(config_file, [rarely]), tmp_path / "restarted", device="cpu")
+    assert logged(tmp_path / "restarted") == logged(tmp_path / "straight")
+
+
+def test_a_checkpoint_of_an_earlier_version_continues(config_file: Path, straight: Path, tmp_path: Path) -> None:
+    """One that does not know the steps since the last line."""
+    trainer = tiny(config_file, tmp_path)
+    for _ in range(3):
+        trainer.train_step()
+    trainer.save()
+    step, state = load_checkpoint(tmp_path / "checkpoints" / "step_00000003.safetensors")
+    del state["line"]
+    save_checkpoint(tmp_path / "checkpoints", step, state)
+    train(load_config(config_file), tmp_path, device="cpu")
+    assert logged(tmp_path) == logged(straight)[3:]
+
+
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(
     config_file: Path, straight: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +284,23 @@ def test_an_interruption_is_not_an_error_of_the_step(
     assert RunFolder(tmp_path).newest() == tmp_path / "checkpoints" / "step_00000001.safetensors"
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer looks at it
+def test_compiled_blocks_learn_the_same(
+    config_file: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a compiler that runs the traced operations as they are."""
+    compiled, graphs = torch.nn.Module.compile, []
+
+    def traced(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled(block, backend=traced))
+    train(load_config(config_file, ["compile=true"]), tmp_path, device="cpu")
+    assert graphs
+    assert_same_bits(tmp_path, straight)
+
+
 # --- ranks and parts --------------------------------------------------------------------------------------------------
 
 TWO_RANKS = """
@@ -259,6 +351,38 @@ def test_two_ranks_give_the_numbers_of_one(config_file: Path, straight: Path, tm
             torch.testing.assert_close(mine[key], wanted, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
         assert [line["step"] for line in logged(tmp_path / name)][-1] == 6
         assert logged(tmp_path / name)[-1]["loss"] == pytest.approx(logged(straight)[-1]["loss"], rel=1e-5)
+
+
+ENCODE_TOGETHER = """
+import json, os, sys
+from functools import partial
+from pathlib import Path
+from latentlab import encoding
+from mind.kinds import open_recipe
+from mind.train_config import TrainConfig
+from mind.training import train
+
+columns, seen = encoding.BatchEncoder.columns, []
+
+def counted(self, pixels, first):
+    seen.append(first)
+    return columns(self, pixels, first)
+
+encoding.BatchEncoder.columns = counted
+folder, config = Path(sys.argv[1]), TrainConfig.model_validate_json(sys.argv[2])
+train(config, partial(open_recipe, "mind", config), folder / "run", device="cpu")
+(folder / f"encoded{os.environ['RANK']}.json").write_text(json.dumps(seen))
+"""
+
+
+def test_two_ranks_share_the_encoding(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of training images, and those of them mirrored."""
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    config = load_config(config_file, ["data.limit=384", "optimiser.steps=1"])
+    launch(ENCODE_TOGETHER, tmp_path, config.model_dump_json())
+    first, second = (json.loads((tmp_path / f"encoded{rank}.json").read_text()) for rank in range(2))
+    assert first and second and sorted(first + second) == [0, 0, 128, 128, 256, 256]
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1]
 
 
 def test_parts_of_a_step_add_up(config_file: Path, straight: Path, tmp_path: Path) -> None:
@@ -374,6 +498,8 @@ def test_a_run_leaves_scores_pictures_and_weights(config_file: Path, held_out: s
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_00000004.png", "step_00000005.png"]
     model = load_mind(path)
     assert model.config == load_config(config_file).mind
+    assert load_file(path)["head.linear.weight"].dtype == torch.float16
+    assert torch.equal(model.rotary.inv_freq, Mind(model.config).rotary.inv_freq)  # a table, not a weight: not rounded
     header = read_metadata(path)
     assert json.loads(header["tokenizer"])["release"] == "fashion32" and header["steps"] == "5"
     assert json.loads(header["sampler"]) == {"steps": 2, "top_k": 5}
@@ -433,6 +559,21 @@ def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_pa
         tiny(config_file, tmp_path, "loss.mse_weight=0.5")
 
 
+def test_other_training_images_do_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
+    """Of the configuration nothing changes: the folder of images is the same."""
+    folder, out = tmp_path / "images", tmp_path / "run"
+    for number in range(8):
+        file = folder / str(number % 2) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (30 * number, 9, 9)).save(file)
+    changes = (f"data.train=imagefolder:{folder}", "data.image_size=32", "data.limit=null")
+    tiny(config_file, out, *changes)
+    tiny(config_file, out, *changes)  # unchanged, it continues
+    Image.new("RGB", (32, 32)).save(folder / "1" / "9.png")
+    with pytest.raises(UserError, match=rf"{out} holds a run on data that have changed since \(data.train is "):
+        tiny(config_file, out, *changes)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -440,6 +581,8 @@ def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_pa
         ("model.vocab_size=300", r"outside the model's vocabulary of 300"),
         ("model.num_classes=4", r"labels 0 to 9, the model 4 classes"),
         ("model.size=mind-q", "unknown MIND size 'mind-q'"),
+        ("model.size=5", "model: size must be a name, got 5"),
+        ("optimiser.betas=[-0.1,0.9]", r"optimiser\.betas\.0: Input should be greater than or equal to 0"),
         ("model.hidden_size=15", r"num_heads \(2\) must divide hidden_size \(15\)"),
         ("data.tokenizer=kl", "tokenizer 'kl' is continuous"),
         ("data.store=nowhere", "give either train"),

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def train_generator(cell: CellRun) -> dict[str, Any]:
     write_text(cell.folder / _CONFIG, yaml.safe_dump(config, sort_keys=False))
     os.chdir(cell.folder)
     run = read_run(kind, _CONFIG)
-    train(run, lambda device: open_recipe(kind, run, device), _RUN, device=cell.device)
+    train(run, partial(open_recipe, kind, run), _RUN, device=cell.device)
     return {
         "weights": str(_RUN / f"{kind}_ema.safetensors"),
         "losses": final_losses(_RUN),

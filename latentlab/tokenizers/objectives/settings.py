@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from latentlab.configuration import Strict
+from latentlab.configuration import Beta, Strict
 
 
 class NoiseSettings(Strict):
@@ -103,7 +103,7 @@ class AdversarialSettings(Strict):
     """First step with this term; the discriminator learns from it on."""
     learning_rate: PositiveFloat | None = None
     """Of the discriminator; None for the tokenizer's, with its warm-up and decay."""
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[Beta, Beta] = (0.5, 0.9)
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the discriminator's gradient; a longer one is shortened to it."""
     lecam: NonNegativeFloat = 0.0

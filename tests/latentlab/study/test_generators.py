@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def started_here(training: Training, runs: Path, jobs: int, device: str) -> Any:
     """Train in this process, which saves seconds; what is to fail runs as a user's would."""
     if training.config.optimiser.peak > 1:
         return start_process(training, runs, jobs, device)
-    recipe = lambda where: open_recipe(training.kind, training.config, where)  # noqa: E731
-    train(training.config, recipe, training.folder(runs), device=device)
+    train(training.config, partial(open_recipe, training.kind, training.config), training.folder(runs), device=device)
     return Finished()
 
 

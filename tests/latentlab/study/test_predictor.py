@@ -106,7 +106,9 @@ def test_tokenizers_that_learned_from_the_judge_are_not_fitted(study):
     found = fitted(flattered, other)
     without = fitted(StudyTable(study.rows[~repa], study.columns), other)
     assert found.fit == without.fit and found.held_out == without.held_out
-    left_out = dict.fromkeys(study.rows["tokenizer"][repa], "learned from the features that give gfd_efficientnet_lite0")
+    left_out = dict.fromkeys(
+        study.rows["tokenizer"][repa], "learned from the features that give gfd_efficientnet_lite0"
+    )
     assert found.origin.left_out == left_out
     assert len(found.tokenizers) == 20  # of 24 that are not held out
     assert len(fitted(study, other, plan=AnalysisPlan(dependent=())).tokenizers) == 24

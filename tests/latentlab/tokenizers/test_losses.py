@@ -20,6 +20,8 @@ from latentlab.tokenizers.objectives.patch_discriminator import PatchDiscriminat
 from latentlab.tokenizers.objectives.settings import MaskingSettings
 from latentlab.tokenizers.trainable import TrainableTokenizer, TrainOutput
 
+from .training_pass import training_pass
+
 SMALL: dict[str, Any] = {
     "ch": 8, "ch_mult": [1, 1, 1], "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
     "z_channels": 4,
@@ -215,7 +217,7 @@ def test_changed_latents_are_decoded_once_with_the_terms_of_decoding_twice(
     settings = config(quantizer, weights, noise=EVERY["noise"], masking=EVERY["masking"])
 
     def decoded_twice(self: TokenizerLoss, images: Tensor, place: tuple[int, int, int]) -> TrainOutput:
-        output = self.model.forward_train(images, self._draws("noise", place))
+        output = training_pass(self.model, images, self._draws("noise", place))
         changed = output.latents
         for name, change in self._changes.items():
             changed = change(changed, self._draws(name, place))

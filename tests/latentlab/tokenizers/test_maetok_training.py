@@ -20,6 +20,8 @@ from latentlab.tokenizers.maetok_training_architecture import MAETokTraining
 from latentlab.tokenizers.masking import draw_hidden
 from latentlab.tokenizers.release import Release
 
+from .training_pass import training_pass
+
 EMBEDDED: dict[str, Any] = {
     "image_size": 32,
     "encoder_model": "vit_small_patch14_dinov2",
@@ -54,7 +56,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def total_loss(tokenizer: TrainableMAETok, images: Tensor, generator: torch.Generator) -> Tensor:
-    output = tokenizer.forward_train(images, generator)
+    output = training_pass(tokenizer, images, generator)
     return (output.reconstruction - images).square().mean() + sum(output.losses.values())
 
 
@@ -64,7 +66,7 @@ def total_loss(tokenizer: TrainableMAETok, images: Tensor, generator: torch.Gene
 @pytest.mark.parametrize("fields", [{}, PLAIN])
 def test_shapes_and_a_gradient_for_every_weight(fields: dict[str, Any]) -> None:
     tokenizer, images = fresh(**fields), pictures()
-    output = tokenizer.forward_train(images, seeded())
+    output = training_pass(tokenizer, images, seeded())
     assert output.reconstruction.shape == images.shape and output.latents.shape == (2, 16, 16)
     assert set(output.losses) == {"auxiliary"}
     total_loss(tokenizer, images, seeded()).backward()
@@ -95,7 +97,7 @@ def test_hidden_patches_have_no_influence_on_latents_and_all_others_have() -> No
 def test_the_auxiliary_loss_is_the_mean_square_over_hidden_patches_alone() -> None:
     """Against a loop over patches with weights of the auxiliary decoder applied by hand."""
     tokenizer, images = fresh(), pictures(3)
-    output = tokenizer.forward_train(images, seeded(4))
+    output = training_pass(tokenizer, images, seeded(4))
     hidden = draw_hidden(3, 64, (0.4, 0.6), seeded(4))
     wanted, predicted = hog(images, 4), tokenizer.predict("hog", output.latents)
     of_images = []
@@ -124,7 +126,7 @@ def test_parts_of_a_batch_add_up() -> None:
 
 def test_several_targets_are_summed_and_networks_are_neither_trained_nor_saved() -> None:
     both, images = fresh(targets=["hog", "efficientnet-lite0"]), pictures(1)
-    output = both.forward_train(images, seeded())
+    output = training_pass(both, images, seeded())
     hidden = draw_hidden(1, 64, (0.4, 0.6), seeded())
     network = open_target("efficientnet-lite0", 4, images.device)(images)
     assert network.shape == (1, 64, target_channels("efficientnet-lite0", 4))
@@ -197,7 +199,7 @@ def test_in_the_second_stage_only_the_decoder_learns_and_the_mask_vanishes(tmp_p
     images = pictures()
     assert torch.equal(tokenizer.encode(images), first.encode(images))
     assert not any(name.startswith(("decoder_", "post_quant_conv_", "to_pixel_")) for name in tokenizer.state_dict())
-    output = tokenizer.forward_train(images, seeded())
+    output = training_pass(tokenizer, images, seeded())
     assert output.losses == {}
     output.reconstruction.sum().backward()
     with_gradient = {name.partition(".")[0] for name, p in tokenizer.named_parameters() if p.grad is not None}
@@ -208,7 +210,7 @@ def test_in_the_second_stage_only_the_decoder_learns_and_the_mask_vanishes(tmp_p
         ratios.append(tokenizer.hidden_ratios[0])
         assert tokenizer.hidden_ratios[0] == tokenizer.hidden_ratios[1]
     assert ratios == pytest.approx([0.6, 0.45, 0.3, 0.006, 0.0, 0.0])
-    assert torch.equal(tokenizer.forward_train(images, seeded()).latents, tokenizer.encode(images))
+    assert torch.equal(training_pass(tokenizer, images, seeded()).latents, tokenizer.encode(images))
 
 
 def test_in_the_first_stage_steps_are_alike() -> None:
@@ -317,6 +319,6 @@ def test_reconstruct_has_gradients_and_last_layers_can_be_measured() -> None:
     assert gradient.norm() > 0
     images.sum().backward()
     assert latents.grad is not None and latents.grad.norm() > 0
-    output = tokenizer.forward_train(pictures(1), seeded())
+    output = training_pass(tokenizer, pictures(1), seeded())
     (gradient,) = torch.autograd.grad(output.latents.square().sum(), tokenizer.last_encoder_weight)
     assert gradient.norm() > 0

@@ -10,6 +10,8 @@ from latentlab.errors import UserError
 from latentlab.tokenizers.autoencoder import build_tokenizer
 from latentlab.tokenizers.scalar_quantizers import FiniteScalarCodebook, SignCodebook
 
+from .training_pass import training_pass
+
 SMALL = {
     "ch": 8, "ch_mult": [1, 1], "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
     "z_channels": 3,
@@ -93,7 +95,7 @@ def test_tokenizers_decode_their_codes(quantizer: dict[str, object], codes: int)
     torch.manual_seed(0)
     tokenizer = build_tokenizer({**SMALL, **quantizer})
     images = features(2, 3, 16, 16).clamp(-1, 1)
-    output = tokenizer.forward_train(images)
+    output = training_pass(tokenizer, images)
     assert tokenizer.spec.codebook_size == codes and output.indices is not None and output.indices.shape == (2, 8, 8)
     assert len(tokenizer.codebook) == codes  # type: ignore[attr-defined]
     torch.testing.assert_close(tokenizer.encode(images), output.latents.detach())

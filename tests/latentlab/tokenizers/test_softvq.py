@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentlab import UserError, measure, open_data
-from latentlab.encoding import encode_images
+from latentlab.codec import codec_of
+from latentlab.encoding import cached_store_path, encode_images, store_request
 from latentlab.latents import TokenizerSpec
 from latentlab.pixels import to_unit_range
 from latentlab.tokenizers import DiscreteTokenizer, load_tokenizer, maetok_architecture, softvq, zoo_entries
@@ -238,3 +239,18 @@ def test_stores_and_measurements_take_sequences(file: Path, tmp_path: Path) -> N
     torch.testing.assert_close(store.take(everything), direct.transpose(1, 2), atol=1e-5, rtol=1e-4)
     assert store.shape == (8, 8) and store.grid is None and store.spec == tokenizer.spec and not store.has_codes
     assert np.isfinite(measure("viv", store=store).value)
+
+
+def test_another_configuration_beside_the_weights_is_another_store(file: Path, tmp_path: Path) -> None:
+    """The same file, another temperature in ``config.json``: neither weights nor specification tell."""
+    images = open_data("fashion:test", limit=8)
+    first = load_tokenizer("softvq", weights=file, architecture=NARROW)
+    file.with_name("config.json").write_text(json.dumps(published(tau=1.0)))
+    second = load_tokenizer("softvq", weights=file, architecture=NARROW)
+    assert first.spec == second.spec and not torch.equal(first.encode(pictures()), second.encode(pictures()))
+    assert cached_store_path(first, images) != cached_store_path(second, images)
+    assert codec_of(first).fingerprint != codec_of(second).fingerprint
+    stores = [encode_images(one, images, tmp_path / "store").take(slice(None)) for one in (first, second, second)]
+    assert not torch.equal(stores[0], stores[1]) and torch.equal(stores[1], stores[2])
+    again = load_tokenizer("softvq", weights=file, architecture=NARROW)
+    assert store_request(again, images) == store_request(second, images)

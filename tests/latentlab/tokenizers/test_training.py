@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from latentlab.errors import UserError
@@ -268,6 +269,31 @@ def test_another_configuration_does_not_continue_a_run(config_file: Path, tmp_pa
     Trainer(load_config(config_file), tmp_path / "run", torch.device("cpu"))
     with pytest.raises(UserError, match="another configuration"):
         Trainer(load_config(config_file, ["seed=1"]), tmp_path / "run", torch.device("cpu"))
+
+
+def test_other_training_images_do_not_continue_a_run(config_file: Path, tmp_path: Path) -> None:
+    """Of the configuration nothing changes: the folder of images is the same."""
+    folder, out = tmp_path / "images", tmp_path / "run"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (32, 32), (40 * number, 9, 9)).save(folder / f"{number}.png")
+    changes = [f"data.train=imagefolder:{folder}", "data.image_size=32", "optimiser.steps=3"]
+    config = load_config(config_file, changes)
+
+    def refused() -> None:
+        with pytest.raises(UserError, match=rf"{out} holds a run on data that have changed since \(data.train is "):
+            train(config, out, device="cpu")
+
+    begun = Trainer(config, out, torch.device("cpu"))
+    begun.train_step()
+    begun.save()
+    first = (folder / "0.png").rename(tmp_path / "0.png")
+    refused()
+    first.rename(folder / "0.png")
+    (out / "data.json").unlink()  # as in a folder of an earlier version
+    train(config, out, device="cpu")
+    Image.new("RGB", (32, 32)).save(folder / "6.png")
+    refused()  # a finished run, too
 
 
 OBJECTIVE_TERMS = {

@@ -16,6 +16,8 @@ from latentlab.tokenizers.grid_positions import THETA, axial_rotation
 from latentlab.tokenizers.sequence_architecture import TransformerSize
 from latentlab.tokenizers.transformer_autoencoder import TransformerAutoencoder, build_transformer
 
+from .training_pass import training_pass
+
 TINY: dict[str, Any] = {
     "downsampling": 4,
     "embed_dim": 6,
@@ -53,7 +55,7 @@ BOTTLENECKS = [
 def test_every_weight_gets_a_gradient(fields: dict[str, Any], masked: float) -> None:
     tokenizer = tiny(**fields, mask_ratio=masked)
     images = pictures()
-    output = tokenizer.forward_train(images, seeded())
+    output = training_pass(tokenizer, images, seeded())
     assert output.reconstruction.shape == images.shape and output.latents.shape == (2, 6, 8, 8)
     loss = (output.reconstruction - images).square().mean() + sum(output.losses.values())
     loss.backward()
@@ -96,7 +98,7 @@ def test_hidden_patches_have_no_influence_and_exactly_the_share_is_hidden() -> N
         assert torch.equal(tokenizer.encoder(images, hidden), tokenizer.encoder(changed, hidden))
         assert not torch.equal(tokenizer.encoder(images), tokenizer.encoder(changed))
     images.requires_grad_(True)
-    tokenizer.forward_train(images, seeded()).latents.sum().backward()
+    training_pass(tokenizer, images, seeded()).latents.sum().backward()
     assert images.grad is not None
     seen = images.grad.unfold(2, 4, 4).unfold(3, 4, 4).abs().amax((1, 4, 5)) > 0  # [1,8,8]
     assert (~seen).sum() == round(0.3 * 64)
@@ -107,12 +109,12 @@ def test_images_are_encoded_whole() -> None:
     masked, plain = tiny(mask_ratio=0.5), tiny()
     plain.load_state_dict({k: v for k, v in masked.state_dict().items() if k != "encoder.mask_token"})
     assert torch.equal(masked.encode(pictures()), plain.encode(pictures()))
-    assert torch.equal(plain.forward_train(pictures()).latents, plain.encode(pictures()))
+    assert torch.equal(training_pass(plain, pictures()).latents, plain.encode(pictures()))
 
 
 def test_draws_come_from_the_generator() -> None:
     tokenizer = tiny(mask_ratio=0.5, quantizer="kl")
-    one, same, other = (tokenizer.forward_train(pictures(), seeded(seed)).latents for seed in (0, 0, 1))
+    one, same, other = (training_pass(tokenizer, pictures(), seeded(seed)).latents for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -143,7 +145,7 @@ def test_a_few_steps_lower_the_loss() -> None:
     optimiser = torch.optim.Adam(tokenizer.parameters(), 2e-3)
     losses = []
     for step in range(30):
-        output = tokenizer.forward_train(images, seeded(step))
+        output = training_pass(tokenizer, images, seeded(step))
         loss = (output.reconstruction - images).abs().mean() + 1e-6 * output.losses["kl"]
         optimiser.zero_grad()
         loss.backward()
@@ -154,7 +156,7 @@ def test_a_few_steps_lower_the_loss() -> None:
 
 def test_gradients_at_the_last_layers_can_be_measured() -> None:
     tokenizer = tiny()
-    output = tokenizer.forward_train(pictures())
+    output = training_pass(tokenizer, pictures())
     for loss, weight in (
         (output.latents, tokenizer.last_encoder_weight),
         (output.reconstruction, tokenizer.last_decoder_weight),
@@ -223,7 +225,7 @@ def test_impossible_architectures_are_refused(fields: dict[str, Any], message: s
 def test_images_that_do_not_fit_are_refused() -> None:
     for images in (torch.zeros(1, 3, 30, 32), torch.zeros(1, 1, 32, 32)):
         with pytest.raises(UserError):
-            tiny(mask_ratio=0.5).forward_train(images)
+            training_pass(tiny(mask_ratio=0.5), images)
         with pytest.raises(UserError):
             tiny().encode(images)
 

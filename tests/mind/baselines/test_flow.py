@@ -102,7 +102,7 @@ def test_training_lowers_the_loss_towards_the_closed_form() -> None:
     source, values = torch.Generator().manual_seed(2), []
     labels = torch.zeros(64, dtype=torch.int64)
     for _ in range(60):
-        t = objective.times(0.9 * torch.rand(64, generator=source))
+        t = 0.9 * torch.rand(64, generator=source)
         eps = torch.randn(64, 2, 1, generator=source)
         terms = objective(torch.full((64, 2, 1), 1.5), labels, t, eps)
         optimiser.zero_grad()

@@ -185,6 +185,12 @@ def test_mar_of_codes_is_refused() -> None:
         sized("emigm-b", "mar", vocab_size=10)
 
 
+@pytest.mark.parametrize("name", ["name", "family"])
+def test_a_field_called_like_an_argument_is_an_unknown_field(name: str) -> None:
+    with pytest.raises(UserError, match=f"masked generator: {name}: Extra inputs are not permitted"):
+        sized("emigm-b", **{name: "mar"})
+
+
 def test_every_family_has_a_sampler() -> None:
     assert set(FAMILIES) == set(FAMILY_SAMPLERS)
     for fields in FAMILY_SAMPLERS.values():

@@ -11,7 +11,7 @@ from torch import Tensor
 from mind.baselines.categorical_head import CategoricalHead
 from mind.baselines.masked_config import MaskedConfig, MaskSchedule
 from mind.baselines.masked_network import MaskedTransformer
-from mind.baselines.masked_objective import MaskedNoise, MaskedObjective
+from mind.baselines.masked_objective import MaskedNoise, MaskedObjective, draw_noise
 
 TINY = {"tokens": 4, "num_classes": 2, "width": 16, "depth": 2, "heads": 2, "class_tokens": 1, "t_min": 0.0}
 CODES = {**TINY, "vocab_size": 3}
@@ -26,6 +26,10 @@ def objective(fields: dict[str, Any], **more: Any) -> MaskedObjective:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return MaskedObjective(model)
+
+
+def draw(target: MaskedObjective, seed: int, stream: str, places: Tensor, step: int) -> MaskedNoise:
+    return draw_noise(target.model.config, seed, stream, places, step)
 
 
 def codes() -> Tensor:
@@ -50,7 +54,7 @@ def share(schedule: str, t: float) -> float:
 def test_loss_of_codes_equals_a_loop(schedule: str, masking: str, weighting: str, average: str) -> None:
     fields = {"schedule": schedule, "masking": masking, "weighting": weighting, "average": average}
     target = objective(CODES, **fields)
-    drawn, data, total = target.draw(0, "train", PLACES, 5), codes(), 0.0
+    drawn, data, total = draw(target, 0, "train", PLACES, 5), codes(), 0.0
     for i in range(6):
         t = float(drawn.t[i])
         if masking == "exact":
@@ -126,7 +130,7 @@ def test_diffusion_loss_equals_a_loop() -> None:
     target = objective(LATENTS)
     model = target.model
     data = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(2))
-    drawn = target.draw(0, "train", PLACES, 0)
+    drawn = draw(target, 0, "train", PLACES, 0)
     assert drawn.steps is not None and drawn.eps is not None
     masked = drawn.places < (1 - torch.exp(-5 * drawn.t))[:, None]
     z = model(data, masked, LABELS).detach()
@@ -145,15 +149,15 @@ def test_diffusion_loss_equals_a_loop() -> None:
 @pytest.mark.parametrize("fields", [CODES, LATENTS])
 def test_what_is_drawn_depends_on_the_place_only(fields: dict[str, Any]) -> None:
     target = objective(fields, t_min=0.2)
-    whole, part = target.draw(3, "train", PLACES, 7), target.draw(3, "train", PLACES[2:4], 7)
+    whole, part = draw(target, 3, "train", PLACES, 7), draw(target, 3, "train", PLACES[2:4], 7)
     for a, b in zip(whole[:-1], part[:-1], strict=True):
         assert (a is None and b is None) or torch.equal(a[2:4], b)
     assert float(whole.t.min()) >= 0.2
-    assert not torch.equal(whole.t, target.draw(3, "train", PLACES, 8).t)
+    assert not torch.equal(whole.t, draw(target, 3, "train", PLACES, 8).t)
 
 
 def test_steps_of_the_head_cover_all_levels() -> None:
-    steps = objective(LATENTS).draw(0, "train", torch.arange(2000), 0).steps
+    steps = draw(objective(LATENTS), 0, "train", torch.arange(2000), 0).steps
     assert steps is not None
     assert (int(steps.min()), int(steps.max())) == (0, 999)
     assert float(steps.float().mean()) == pytest.approx(499.5, abs=10)
@@ -162,25 +166,34 @@ def test_steps_of_the_head_cover_all_levels() -> None:
 def test_logits_in_parts_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     target, data = objective(CODES), codes()
     results = []
-    for chunk in (8192, 5):
+    for chunk, recompute in ((8192, "nothing"), (5, "nothing"), (5, "blocks")):
         monkeypatch.setattr("mind.baselines.categorical_head._CHUNK", chunk)
+        target.model.recompute = recompute  # type: ignore[assignment]
         target.zero_grad()
-        loss = target(data, LABELS, target.draw(0, "train", PLACES, 0))["loss"]
+        loss = target(data, LABELS, draw(target, 0, "train", PLACES, 0))["loss"]
         loss.backward()
         results.append((loss.detach(), target.model.head.linear.weight.grad.clone()))  # type: ignore[union-attr]
     torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[1], results[2])
 
 
 def test_dropout_is_of_the_step_not_of_what_ran_before() -> None:
     target, data = objective(CODES, dropout=0.5), codes()
-    drawn = target.draw(0, "train", PLACES, 0)
+    drawn = draw(target, 0, "train", PLACES, 0)
     first = target(data, LABELS, drawn)["loss"].detach()
     state = torch.get_rng_state()
     assert torch.equal(first, target(data, LABELS, drawn)["loss"].detach())
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(first, target(data, LABELS, target.draw(0, "train", PLACES, 1))["loss"].detach())
+    assert not torch.equal(first, target(data, LABELS, draw(target, 0, "train", PLACES, 1))["loss"].detach())
     target.eval()
     assert not torch.equal(first, target(data, LABELS, drawn)["loss"].detach())
+
+
+def test_dropout_is_of_the_part_of_a_step() -> None:
+    """The one thing that depends on ranks and accumulated parts: its numbers are drawn for all images of a part at once."""
+    target = objective(CODES, dropout=0.5)
+    whole, first, second = (draw(target, 0, "train", places, 0) for places in (PLACES, PLACES[:3], PLACES[3:]))
+    assert whole.dropout_seed == first.dropout_seed != second.dropout_seed
 
 
 @pytest.mark.parametrize("recompute", ["cheap", "blocks"])
@@ -189,7 +202,7 @@ def test_recomputed_blocks_drop_the_same_numbers(recompute: Any) -> None:
     for chosen in ("nothing", recompute):
         target.model.recompute = chosen
         target.zero_grad()
-        target(data, LABELS, target.draw(0, "train", PLACES, 0))["loss"].backward()
+        target(data, LABELS, draw(target, 0, "train", PLACES, 0))["loss"].backward()
         gradients.append([p.grad.clone() for p in target.model.parameters() if p.grad is not None])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)

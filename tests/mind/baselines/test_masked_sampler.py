@@ -14,7 +14,7 @@ from mind.baselines.diffusion_head import DiffusionHead, Prediction
 from mind.baselines.masked import masked_share
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_network import MaskedTransformer
-from mind.baselines.masked_objective import MaskedObjective
+from mind.baselines.masked_objective import MaskedObjective, draw_noise
 from mind.baselines.masked_sampler import counts_after, guidance_scale, sample_masked
 from mind.baselines.masked_settings import MaskedSamplerSettings
 
@@ -245,7 +245,7 @@ def test_trained_model_draws_what_it_was_shown() -> None:
     data[:, -1] = 4
     for step in range(60):
         optimiser.zero_grad()
-        objective(data, labels, objective.draw(0, "train", torch.arange(48), step))["loss"].backward()
+        objective(data, labels, draw_noise(model.config, 0, "train", torch.arange(48), step))["loss"].backward()
         optimiser.step()
     drawn = sample_masked(model.eval(), [0, 1, 2] * 4, settings(steps=3, temperature=0.0)).latents
     assert torch.equal(drawn, data[:12])

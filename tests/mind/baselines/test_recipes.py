@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from latentlab.data import open_data
 from latentlab.encoding import encode_images
@@ -59,6 +59,20 @@ def test_trains_exports_and_samples(kind: str, tmp_path: Path) -> None:
     assert images.shape == (5, 32, 32, 3) and images.std() > 0
     split = np.concatenate([sample_images(generator, labels, seed=7, part=slice(i, i + 1)) for i in range(5)])
     assert np.abs(images.astype(int) - split).mean() < 0.05  # a sample does not depend on its batch
+
+
+def test_half_precision_rounds_weights_and_no_tables(tmp_path: Path) -> None:
+    path = run("sit", tmp_path, "export_dtype=bfloat16")
+    network, header = load_baseline(path)
+    assert isinstance(network, LatentTransformer)
+    assert torch.equal(network.positions, LatentTransformer(network.config).positions)
+    stored = load_file(path)
+    assert {tensor.dtype for name, tensor in stored.items() if name != "positions"} == {torch.bfloat16}
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in stored.items()}, tmp_path / "old.safetensors", header.metadata
+    )
+    old, _ = load_baseline(tmp_path / "old.safetensors")  # as earlier versions wrote it
+    assert isinstance(old, LatentTransformer) and torch.equal(old.positions, network.positions.bfloat16().float())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,6 +220,10 @@ def test_sequences_are_normalised_along_their_last_dimension() -> None:
         ("emigm", ["family=maskgit", "codes=false"], "family maskgit is of codes: set codes=true"),
         ("emigm", ["family=mar"], "family mar is of continuous latents: leave codes out"),
         ("emigm", ["family=marr"], "family"),
+        ("sit", ["flow.kind=lightningdit"], r"flow\.kind: Extra inputs are not permitted"),
+        ("sit", ["model.kind=dit"], r"model\.kind: the kind of the model is that of the run: leave it out"),
+        ("emigm", ["model.size=null"], "model: size must be a name, got None"),
+        ("dit", ["optimiser.betas=[0.9,1.0]"], r"optimiser\.betas\.1: Input should be less than 1"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused_before_anything_is_opened(
@@ -213,6 +231,24 @@ def test_configurations_that_cannot_be_are_refused_before_anything_is_opened(
 ) -> None:
     with pytest.raises(UserError, match=problem):
         load_run(kind, f"{kind}-fashion", overrides)
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "problem"),
+    [
+        ("sit", "model.heads=3", r"heads \(3\) must divide width \(16\)"),
+        ("dit", "model.name=x", "transformer: name: Extra inputs are not permitted"),
+        ("emigm", "model.size=xx", "unknown masked generator size 'emigm-xx'"),
+        ("sit", "model.in_channels=5", r"the latents are \(8, 8, 8\), the model's \(5, 8, 8\)"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_images_are_encoded(
+    kind: str, override: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match=problem):
+        run(kind, tmp_path / "run", override)
+    assert not list(tmp_path.glob("home/stores/*"))
 
 
 def test_published_checkpoints_are_told_from_files_of_our_own(tmp_path: Path) -> None:

@@ -64,3 +64,8 @@ def test_what_does_not_fit_is_refused_with_the_reason(fields: dict[str, Any], pr
 def test_misspelt_size() -> None:
     with pytest.raises(UserError, match=r"'sit-bb'\. Did you mean sit-b"):
         sized("sit-bb")
+
+
+def test_a_field_called_like_an_argument_is_an_unknown_field() -> None:
+    with pytest.raises(UserError, match="transformer: name: Extra inputs are not permitted"):
+        sized("sit-b", **{"name": "dit-b"})
