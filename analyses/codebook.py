@@ -97,7 +97,7 @@ def codebook(
         name="codebook",
         variant=f"perplexity over vocabulary ({v} codes)",
         value=2**entropy / v,
-        interval=None if replicates is None else percentile_interval(replicates),
+        interval=None if replicates is None else percentile_interval(replicates, latents.n),
         direction="none",
         unit="fraction",
         n=latents.n,

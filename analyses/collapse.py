@@ -7,14 +7,15 @@ perceptual distance from what the tokenizer decodes after the bottleneck to what
     value = mean over images of mean over views of LPIPS(D(z'), D(z)),   z' = z through the bottleneck
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from analyses.bottleneck import CODES, Sphere
 from analyses.collapse_run import SETS, VIEWS, Run, Setting, choose_images, make_view_sets, positions_of, run_bottleneck
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.decoding import Decode, Encode
+from analyses.intervals import bootstrap_means, mean_interval, percentile_interval, rough_interval
 from latentlab.errors import UserError
 from latentlab.measurement import Estimate, Measurement, MetricCard
 from latentlab.pixels import Pixels
@@ -57,8 +58,8 @@ from latentlab.registry import measurement
 def collapse(
     *,
     images: Pixels,
-    encode: Callable[[Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor],
+    encode: Encode,
+    decode: Decode,
     codebook: Tensor | None = None,
     dims: int = 6,
     sphere: Sphere = "pairs",
@@ -112,7 +113,7 @@ def collapse(
         name="collapse",
         variant=f"{distance.name}, {'ids' if positions.discrete else 'standardised vectors'} through {setting}",
         value=float(per_image.mean()),
-        interval=None if replicates is None else percentile_interval(replicates),
+        interval=None if replicates is None else percentile_interval(replicates, len(runs)),
         direction="none",
         unit="perceptual distance",
         n=len(runs),
@@ -145,15 +146,14 @@ def _companions(runs: Sequence[Run], seed: int) -> dict[str, Estimate]:
     }
     if "token_accuracy" in runs[0].curves["fitted"]:
         columns["token accuracy"] = [run.last("fitted", "token_accuracy") for run in runs]
-    found = {}
-    for name, values in columns.items():
-        interval = percentile_interval(bootstrap_means(np.array(values), seed)) if len(runs) > 1 else None
-        found[name] = Estimate(float(np.mean(values)), interval)
-    return found
+    return {
+        name: Estimate(float(np.mean(values)), mean_interval(np.array(values), seed))
+        for name, values in columns.items()
+    }
 
 
 def _cautions(runs: Sequence[Run], discrete: bool) -> tuple[str, ...]:
-    said = []
+    said = rough_interval(len(runs), "images")
     if len(runs) == 1:
         said.append("one image only: an interval over images is not possible")
     if discrete:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from analyses.bottleneck import EVERY, Bottleneck, Sphere, fit
+from analyses.decoding import Decode, Encode, decoded, encoded
 from analyses.positions import CodePositions, PatchPositions, Positions, usual_patch
 from analyses.views import random_views
 from latentlab.data.subset import choose_subset
@@ -25,7 +26,6 @@ SETS = ("fitted", "heldout_views", "heldout_images")
 SHOWN = 4
 """Fitted views that are kept as pictures."""
 
-Images = Callable[[Tensor], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -109,7 +109,7 @@ def choose_images(images: Pixels, subjects: int) -> tuple[np.ndarray, np.ndarray
 
 
 def make_view_sets(
-    images: Pixels, subject: int, others: np.ndarray, encode: Images, decode: Images, seed: int
+    images: Pixels, subject: int, others: np.ndarray, encode: Encode, decode: Decode, seed: int
 ) -> dict[str, ViewSet]:
     """Draw `VIEWS` views of image number ``subject``, as many to hold out, and of the ``others`` [m]; encode and decode them.
 
@@ -123,8 +123,11 @@ def make_view_sets(
         for i, (number, other) in enumerate(zip(chosen, images.take(chosen).float(), strict=True))
     ]
     drawn.append(torch.cat(one_each))
-    latents = [encode(views) for views in drawn]
-    return {name: ViewSet(views, z, decode(z)) for name, views, z in zip(SETS, drawn, latents, strict=True)}
+    latents = [encoded(encode, views, "views") for views in drawn]
+    return {
+        name: ViewSet(views, z, decoded(decode, z, tuple(image.shape)))
+        for name, views, z in zip(SETS, drawn, latents, strict=True)
+    }
 
 
 def standardised_positions(sets: Mapping[str, ViewSet], patch: int | None, codes: int) -> PatchPositions:
@@ -154,7 +157,7 @@ def run_bottleneck(
     sets: Mapping[str, ViewSet],
     positions: Positions,
     setting: Setting,
-    decode: Images,
+    decode: Decode,
     distance: Distance,
     *,
     iterations: int = 1000,
@@ -168,7 +171,7 @@ def run_bottleneck(
         sets: the views, by name (`SETS`).
         positions: how latents become rows.
         setting: the bottleneck.
-        decode: the tokenizer's decoder, CPU to CPU.
+        decode: the tokenizer's decoder; it gets CPU tensors.
         distance: perceptual distances [b] of two batches of images on ``device``.
         iterations: optimiser steps.
         every: steps between judgements.
@@ -210,7 +213,7 @@ class _Judge:
     """Compares what a bottleneck lets through with views and reconstructions."""
 
     def __init__(
-        self, sets: Mapping[str, ViewSet], positions: Positions, decode: Images, distance: Distance, device: str
+        self, sets: Mapping[str, ViewSet], positions: Positions, decode: Decode, distance: Distance, device: str
     ) -> None:
         self._sets, self._positions, self._decode = sets, positions, decode
         self._distance, self._device = distance, device
@@ -219,24 +222,24 @@ class _Judge:
 
     def __call__(self, bottleneck: Bottleneck) -> tuple[Tensor, dict[str, dict[str, float]]]:
         """Return the decoded fitted views [b,3,H,W], and by set and kind what is measured."""
-        values, decoded = {}, {}
+        values, images = {}, {}
         for name, found in self._sets.items():
             rows = self.rows[name]
             out = bottleneck.predict(rows)
-            decoded[name] = self._decode(self._positions.latents(out.cpu()))
+            images[name] = self._images(out)
             values[name] = {
                 "loss": float(bottleneck.loss(rows)),
-                "to_reconstruction": self._mean_distance(decoded[name], found.reconstructions),
-                "to_view": self._mean_distance(decoded[name], found.views),
+                "to_reconstruction": self._mean_distance(images[name], found.reconstructions),
+                "to_view": self._mean_distance(images[name], found.views),
             }
             if self._positions.discrete:
                 values[name]["token_accuracy"] = float((out == rows).double().mean())
-        return decoded["fitted"], values
+        return images["fitted"], values
 
     def references(self) -> dict[str, float]:
         """Return the distances that a reader needs to judge the others."""
         own = self._sets["fitted"].reconstructions
-        blank = self._decode(self._positions.latents(self._positions.uninformed(self.rows["fitted"]).cpu()))
+        blank = self._images(self._positions.uninformed(self.rows["fitted"]))
         turns = range(1, len(own) // 2 + 1)  # every pair of different views
         return {
             "other_view": float(np.mean([self._mean_distance(own, own.roll(turn, 0)) for turn in turns])),
@@ -250,6 +253,11 @@ class _Judge:
             return {}
         fitted = self.rows["fitted"]
         return {name: 1 - float(torch.isin(self.rows[name], fitted).double().mean()) for name in SETS[1:]}
+
+    def _images(self, rows: Tensor) -> Tensor:
+        """Return what the tokenizer decodes of ``rows``, [b,3,H,W] on the CPU."""
+        shape = tuple(self._sets["fitted"].views.shape[1:])
+        return decoded(self._decode, self._positions.latents(rows.cpu()), shape)
 
     @torch.no_grad()
     def _mean_distance(self, first: Tensor, second: Tensor) -> float:

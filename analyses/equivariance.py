@@ -9,7 +9,7 @@ degrees, T_scale the resizes to 0.25, 0.5 and 0.75 of the side. They are reporte
 whereas resizing without antialiasing skips pixels, so that part of any scale error is the transform's, not the encoder's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analyses.affine import INTERPOLATIONS, KINDS, Interpolation, Kind, Transform, transforms_of
+from analyses.decoding import Encode, encoded
 from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab.data.subset import choose_subset
 from latentlab.errors import UserError, unknown_name
@@ -38,8 +39,6 @@ _ERRORS: dict[ErrorKind, str] = {
 }
 _NAMES: dict[Kind, str] = {"rotate": "turns by 90, 180, 270 degrees", "scale": "resizes", "flip": "flips"}
 
-Encode = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class _Encoder:
@@ -49,14 +48,12 @@ class _Encoder:
     moments: ChannelMoments | None = None
 
     def __call__(self, images: Tensor, what: str = "images") -> Tensor:
-        latents = torch.as_tensor(self.encode(images))
+        latents = encoded(self.encode, images, what)
         if latents.ndim != 4:
             raise UserError(
                 f"equivariance needs latents on a grid [n,c,h,w], and this tokenizer gives {list(latents.shape[1:])}: "
                 "1-D tokens have no place in the image that could be turned or resized"
             )
-        if not torch.isfinite(latents).all():
-            raise UserError(f"the tokenizer encodes {what} to NaN or infinity: check its weights")
         latents = latents.double()
         return latents if self.moments is None else self.moments.standardise(latents)
 
@@ -82,7 +79,8 @@ class _Encoder:
             "normalize=True": "latents standardised per channel by the statistics of the untransformed images",
             "scales=(0.5,)": "other resizes",
         },
-        invariances="scale of the latents (delta, cosine), their sign, and the order of the channels and of the images",
+        invariances="scale of the latents (delta, cosine), their sign, the order of the channels, and that of the images while "
+        "all are used (limit=None)",
         known_values={
             "average pooling and a 1x1 convolution": "0 for rotations, flips and the bilinear resize by 0.5",
             "independent latents": "2",
@@ -138,7 +136,7 @@ def equivariance(
     of_kind = {str(kind): own.mean(1) for kind, own in columns.items() if own.size}  # resizes may all be impossible
     table = np.column_stack([*of_kind.values(), errors])
     replicates = bootstrap_means(table, seed) if images.n > 1 else None
-    estimates = _estimates(table.mean(0), replicates)
+    estimates = _estimates(table, replicates)
     if images.n < 2:
         warnings.append("one image only: an interval over images is not possible")
     return Measurement(
@@ -290,11 +288,12 @@ def _moments(images: Pixels, encode: Encode) -> ChannelMoments:
     return channel_moments(_Encoded(images, _Encoder(encode)))
 
 
-def _estimates(values: np.ndarray, replicates: np.ndarray | None) -> list[Estimate]:
-    """Return one estimate per column."""
+def _estimates(table: np.ndarray, replicates: np.ndarray | None) -> list[Estimate]:
+    """Return the mean of every column [n,m], with its interval."""
+    values = table.mean(0).tolist()
     if replicates is None:
-        return [Estimate(float(value)) for value in values]
-    return [Estimate(float(v), percentile_interval(r)) for v, r in zip(values, replicates.T, strict=True)]
+        return [Estimate(value) for value in values]
+    return [Estimate(v, percentile_interval(r, len(table))) for v, r in zip(values, replicates.T, strict=True)]
 
 
 def _details(chosen: Sequence[Transform], estimates: Sequence[Estimate]) -> dict[str, list[str] | np.ndarray]:

@@ -119,15 +119,17 @@ class FrechetEstimate:
     Attributes:
         value: the distance.
         replicates: [1000] bootstrap replicates, None where too few images make the linear approximation worthless.
+        n: images.
     """
 
     value: float
     replicates: np.ndarray | None
+    n: int
 
     @property
     def estimate(self) -> Estimate:
         """Value and 95 % interval."""
-        return Estimate(self.value, None if self.replicates is None else percentile_interval(self.replicates))
+        return Estimate(self.value, None if self.replicates is None else percentile_interval(self.replicates, self.n))
 
 
 def frechet_of_paired_features(first: ArrayLike, second: ArrayLike, seed: int = 0) -> FrechetEstimate:
@@ -143,9 +145,9 @@ def frechet_of_paired_features(first: ArrayLike, second: ArrayLike, seed: int = 
     if x.shape != y.shape:
         raise UserError(f"paired features must have one shape [n,d], got {list(x.shape)} and {list(y.shape)}")
     if len(x) <= x.shape[1]:
-        return FrechetEstimate(frechet_distance(*_moments_of(x), *_moments_of(y)), None)
+        return FrechetEstimate(frechet_distance(*_moments_of(x), *_moments_of(y)), None, len(x))
     value, influence_x, influence_y = influence_values(x, y)
-    return FrechetEstimate(value, value + bootstrap_means(influence_x + influence_y, seed))
+    return FrechetEstimate(value, value + bootstrap_means(influence_x + influence_y, seed), len(x))
 
 
 def sample_cautions(n: int, width: int, features: str) -> tuple[str, ...]:
@@ -267,7 +269,10 @@ def _moments(which: str, mean: ArrayLike, covariance: ArrayLike) -> Moments:
 
 def _table(features: ArrayLike) -> np.ndarray:
     """Return features [n,d] as an array of numbers, in the type they have: float64 copies are made of few rows at a time."""
-    table = features.detach().cpu().numpy() if isinstance(features, torch.Tensor) else np.asarray(features)
+    if isinstance(features, torch.Tensor):  # numpy has no bfloat16
+        features = features.detach().cpu()
+        features = (features.float() if features.dtype == torch.bfloat16 else features).numpy()
+    table = np.asarray(features)
     if table.ndim != 2 or table.dtype.kind not in "fiu":
         raise UserError(f"features must be numbers [n,d], got {table.dtype} of shape {list(table.shape)}")
     return table

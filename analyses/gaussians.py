@@ -70,7 +70,7 @@ class Full(Shape):
     def log_densities(self, rows: Tensor, means: Tensor, whiteners: Tensor) -> Tensor:
         """Return ``-|W_k (x - mu_k)|^2 / 2 + log det W_k - d/2 log 2 pi``."""
         offsets = -torch.einsum("kij,kj->ki", whiteners, means)
-        distances = torch.empty(len(means), len(rows), dtype=rows.dtype, device=rows.device)
+        distances = torch.empty(len(means), len(rows), dtype=rows.dtype)
         white = torch.empty_like(rows)
         for offset, whitener, distance in zip(offsets, whiteners, distances, strict=True):
             torch.addmm(offset, rows, whitener.T, out=white)
@@ -180,7 +180,7 @@ def _inverse_cholesky(covariances: Tensor) -> Tensor:
     factors, failed = torch.linalg.cholesky_ex(covariances)
     if failed.any():
         raise _singular()
-    identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
+    identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
     return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
 
 

@@ -83,7 +83,7 @@ class _Sweep:
             "threshold=300": "also the smallest K whose held-out NLL is at most this",
         },
         invariances="batch size, rotation of the flattened latents, common scale; the order of the images only through the "
-        "split and the starts",
+        "split and the starts, and beyond the limit through which are used",
         bias="fewer components for fewer images",
         known_values={
             "K = 1, standardised components": "NLL = d/2 (log 2 pi + 1): 5.67575413 for d = 4, 7.09469267 for d = 5",

@@ -27,7 +27,7 @@ from analyses.latent_neighbours import nearest_latents
 from analyses.neighbours import Metric
 from analyses.slerp import lerp, slerp
 from latentlab.errors import UserError, unknown_name
-from latentlab.latents import ArrayLatents, ArrayLike, Latents
+from latentlab.latents import ArrayLatents, ArrayLike, Latents, tokenizer_layout
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.pixels import Pixels, as_pixels
 from latentlab.quality.features import FeatureExtractor, batch_size, feature_extractor, features_of
@@ -65,7 +65,8 @@ _SHOWN, _SHOWN_SIDE = 6, 64
             "extractor='inception'": "features of Inception-v3, when its weights are there: then the value is an FID",
             "quantize=True": "images clipped and rounded to 8 bits first, as image files are",
         },
-        invariances="order of the images (top-1), batch size, one positive factor on all latents that the decoder undoes",
+        invariances="order of the images (top-1, while all are used: limit=None), batch size, one positive factor on all latents "
+        "that the decoder undoes",
         bias="upwards, about in proportion to 1/n; falls as the gallery grows, since neighbours come closer",
         known_values={
             "Gaussians of covariance diag(1, 4, 0.25) and diag(9, 1, 0.25), means (1, 0, 2) apart": "10",
@@ -332,17 +333,20 @@ class _Walk:
         start = self.queries.take(part)
         end = self.gallery.take(self.neighbours[part])
         moved = self.between(start, end).to(start.dtype)
-        return decoded(self.decode, moved, self.shape), decoded(self.decode, start, self.shape)
+        return self._decoded(moved), self._decoded(start)
 
     def pictures(self) -> np.ndarray:
         """Return reconstruction, interpolant and decoded neighbour of some queries, uint8 [3,m,3,h,w]."""
         part = slice(0, min(_SHOWN, self.queries.n))
         moved, rebuilt = self.images(part)
-        ends = decoded(self.decode, self.gallery.take(self.neighbours[part]), self.shape)
+        ends = self._decoded(self.gallery.take(self.neighbours[part]))
         rows = torch.stack([rebuilt, moved, ends]).clamp(-1, 1).flatten(0, 1).float()
         step = -(-max(self.shape[1:]) // _SHOWN_SIDE)
         small = functional.avg_pool2d(rows, step) if step > 1 else rows
         return ((small + 1) * 127.5).round().byte().unflatten(0, (3, -1)).numpy()
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return decoded(self.decode, tokenizer_layout(latents), self.shape)
 
 
 def _features(walk: _Walk, judge: FeatureExtractor, size: int, quantize: bool) -> tuple[np.ndarray, np.ndarray]:

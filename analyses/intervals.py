@@ -2,17 +2,24 @@
 
 Above `GROUPS` units, random groups of them are resampled instead of the units themselves: the variance of a mean is the same,
 and a thousand resamplings of a million images take no longer than those of 512. Units are grouped and resampled by (number
-of units, seed) alone, so replicates of two measurements of the same units are paired.
+of units, seed) alone, so replicates of the same measurement of two latent spaces are paired over the same units.
 """
 
 from typing import cast
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from latentlab.measurement import Interval
 
 REPLICATES = 1000
 GROUPS = 512
+FEW = 30
+"""Below so many units percentiles are too narrow, and are widened."""
+
+HANDFUL = 5
+"""An interval over fewer units than this is rough, widened or not, and a result says so."""
+
 _LEVELS = (2.5, 97.5)
 
 
@@ -54,11 +61,34 @@ def group_sums(columns: np.ndarray, group: np.ndarray) -> np.ndarray:
     return np.add.reduceat(columns[order], starts, axis=0)
 
 
-def percentile_interval(replicates: np.ndarray) -> Interval:
-    """Return the 2.5 and 97.5 percentiles of bootstrap ``replicates`` [r], ignoring NaN."""
-    return cast(Interval, tuple(float(v) for v in np.nanpercentile(replicates, _LEVELS)))
+def percentile_band(replicates: np.ndarray, units: int | None = None) -> np.ndarray:
+    """Return the 2.5 and 97.5 percentiles of bootstrap ``replicates`` [r,...], ignoring NaN, [2,...].
+
+    Replicates of n < `FEW` units are stretched about their mean by sqrt(n/(n-1)) t_{n-1} / z, t and z the 97.5 % quantiles of
+    Student's and of the normal distribution: a resampled mean has the variance of ddof = 0, and its percentiles take it for
+    known. Of normal units they hold the mean in 50 % of all cases for n = 2 and in 83 % for n = 5, stretched in about 95 % (the
+    correction of Hesterberg, The American Statistician 69, 2015, made in the replicates rather than in the levels).
+
+    Args:
+        replicates: of a statistic, or of several.
+        units: number of units that were resampled; None where there are many.
+    """
+    if units is not None and 1 < units < FEW:
+        centre, stretch = np.nanmean(replicates, axis=0), np.sqrt(units / (units - 1)) * stdtrit(units - 1, 0.975)
+        replicates = centre + stretch / ndtri(0.975) * (replicates - centre)
+    return np.asarray(np.nanpercentile(replicates, _LEVELS, axis=0))
+
+
+def percentile_interval(replicates: np.ndarray, units: int | None = None) -> Interval:
+    """Return `percentile_band` of the replicates [r] of one statistic."""
+    return cast(Interval, tuple(percentile_band(replicates, units).tolist()))
 
 
 def mean_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
     """Return the bootstrap interval of the mean of ``values`` [n]; None for fewer than 2."""
-    return percentile_interval(bootstrap_means(values, seed)) if len(values) > 1 else None
+    return percentile_interval(bootstrap_means(values, seed), len(values)) if len(values) > 1 else None
+
+
+def rough_interval(units: int, what: str) -> list[str]:
+    """Return what a result says about its interval over ``units``, of 2 or more: nothing, or that they are a handful."""
+    return [f"{units} {what} only: the interval over them is rough"] if 1 < units < HANDFUL else []

@@ -31,6 +31,9 @@ UNITS = ("image", "cell")
 DISCARDED = 0.1
 """Share of the largest ratios that TwoNN leaves out, as its authors do."""
 
+_TIE = 1e-6
+"""Logarithms of ratios of distances that differ by less are equal, but for the rounding of float32 points."""
+
 
 @measurement(
     MetricCard(
@@ -43,7 +46,8 @@ DISCARDED = 0.1
         better="lower",
         source="Facco et al. 2017 (TwoNN), Levina and Bickel 2004 (MLE); estimators of scikit-dimension. Pope et al., arXiv "
         "2104.08894: images of lower intrinsic dimension are learned from fewer samples; the choice of points is ours",
-        confounds="noise counts as dimensions; a collapsed latent space has few as well",
+        confounds="noise counts as dimensions; a collapsed latent space has few as well; points on a lattice (codes of signs) "
+        "have no such dimension: their distances are a few numbers",
         variants={
             "estimator='mle'": "maximum likelihood over the k nearest neighbours, not two: varies less, more bias",
             "k=10": "neighbours of the MLE",
@@ -51,8 +55,8 @@ DISCARDED = 0.1
             "limit=10000": "more images: less bias, time grows with the square",
             "normalize=False": "raw channels",
         },
-        invariances="batch size, order of the images (while all are used), dtype, common scale, rotations of the points; "
-        "per-channel shift and scale when normalised",
+        invariances="batch size, order of the images (of whole latents, while all are used), dtype, common scale, rotations of "
+        "the points; per-channel shift and scale when normalised",
         bias="too low for few points in many dimensions: TwoNN finds 8.5 and MLE 7.9 of 10 in a cube of 1000 points; without a "
         "boundary both come closer",
         known_values={
@@ -91,7 +95,7 @@ def intrinsic_dimension(
         estimate of every point in the order of the images (``mle``).
 
     Raises:
-        UserError: unknown names, too few different points, NaN or infinity.
+        UserError: unknown names, too few different points, most of them as on a lattice, NaN or infinity.
     """
     if estimator not in ESTIMATORS:
         raise unknown_name("estimator", str(estimator), ESTIMATORS)
@@ -109,6 +113,7 @@ def intrinsic_dimension(
         )
     found = nearest(points, points, neighbours, "l2", exclude_self=True)
     distances = _distances(points, found)
+    _refuse_ties(distances)
     fit = _twonn if estimator == "twonn" else _mle
     value, local = fit(distances)
     replicates = _replicates(estimator, distances, local, found, seed)
@@ -119,7 +124,7 @@ def intrinsic_dimension(
         name="intrinsic_dimension",
         variant=_variant(estimator, unit, k, normalize),
         value=value,
-        interval=percentile_interval(replicates),
+        interval=percentile_interval(replicates, len(points)),
         direction="lower",
         unit="dimensions",
         n=len(drawn),
@@ -159,6 +164,17 @@ def _distances(points: Tensor, neighbours: np.ndarray) -> np.ndarray:
     return distances.numpy()
 
 
+def _refuse_ties(distances: np.ndarray) -> None:
+    """Raise `UserError` where r_k / r_1 of most points, from their distances [m,k], is one number: 1 on an even lattice."""
+    ratios = np.log(distances[:, -1] / distances[:, 0])
+    tied = int((np.abs(ratios - np.median(ratios)) < _TIE).sum())
+    if 2 * tied > len(distances):
+        raise UserError(
+            f"{tied} of {len(distances)} points are equally placed among their {distances.shape[1]} nearest neighbours, as on a "
+            "lattice: such latents have no intrinsic dimension"
+        )
+
+
 def _twonn(distances: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the TwoNN estimate and log mu of every point, from distances [m,2]."""
     from skdim.id import TwoNN  # with numba, seconds to import
@@ -171,7 +187,8 @@ def _mle(distances: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the MLE and that of every point alone, from distances [m,k]."""
     from skdim.id import MLE
 
-    fitted = MLE().fit(distances, precomputed_knn_arrays=(distances, None))
+    with np.errstate(divide="ignore"):  # infinite where all neighbours are equally far, which counts as 1/d = 0
+        fitted = MLE().fit(distances, precomputed_knn_arrays=(distances, None))
     return float(fitted.dimension_), np.asarray(fitted.dimension_pw_)
 
 

@@ -83,5 +83,5 @@ def gaussian_length_ratio(energy: float, variance: ArrayLike, integral: float) -
 
 def _float64(values: ArrayLike | float) -> np.ndarray:
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)

@@ -42,8 +42,16 @@ class KroneckerCovariance:
 
     def eigenvalues(self) -> Tensor:
         """Return the d = c*s eigenvalues, descending, float64."""
-        channels, cells = (torch.linalg.eigvalsh(factor).clamp_min(0) for factor in (self.channels, self.cells))
+        channels, cells = (variances(torch.linalg.eigvalsh(factor)) for factor in (self.channels, self.cells))
         return torch.outer(channels, cells).flatten().sort(descending=True).values
+
+
+def variances(eigenvalues: Tensor) -> Tensor:
+    """Return ascending ``eigenvalues`` of a covariance with those of constant directions, which rounding moves off 0, set to 0.
+
+    However small, a variance counts fully at the end of the flow: I(1) is the number of those above 0.
+    """
+    return torch.where(eigenvalues > _RANK_TOLERANCE * eigenvalues[-1], eigenvalues, 0).clamp_min(0)
 
 
 class _IllConditioned(Exception):

@@ -70,18 +70,18 @@ def latent_statistics(latents: Latents, *, seed: int = 0) -> Measurement:
         name="latent_statistics",
         variant="mean norm of a cell, as encoded",
         value=float(sums.norms[:, 0].mean()),
-        interval=None if norms is None else percentile_interval(norms[:, 0]),
+        interval=None if norms is None else percentile_interval(norms[:, 0], latents.n),
         direction="none",
         unit="latent units",
         n=latents.n,
         parameters={"seed": seed},
         companions={
-            "mean_image_norm": _estimate(sums.norms[:, 1].mean(), None if norms is None else norms[:, 1]),
-            "mean_excess_kurtosis": _estimate(_mean(kurtosis[varying]), kurtoses),
-            "mean_absolute_skewness": _estimate(_mean(abs(skewness[varying]))),
-            "participation_ratio": _estimate(_participation(eigenvalues)),
-            "condition_number": _estimate(_condition(eigenvalues)),
-            "share_within_images": _estimate(_mean(within[varying])),
+            "mean_image_norm": _estimate(sums.norms[:, 1].mean(), None if norms is None else norms[:, 1], latents.n),
+            "mean_excess_kurtosis": _estimate(_mean(kurtosis[varying]), kurtoses, latents.n),
+            "mean_absolute_skewness": Estimate(_mean(abs(skewness[varying]))),
+            "participation_ratio": Estimate(_participation(eigenvalues)),
+            "condition_number": Estimate(_condition(eigenvalues)),
+            "share_within_images": Estimate(_mean(within[varying])),
         },
         warnings=_cautions(latents.n, int((~varying).sum())),
         details={
@@ -195,8 +195,8 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def _estimate(value: float, replicates: np.ndarray | None = None) -> Estimate:
-    return Estimate(float(value), None if replicates is None else percentile_interval(replicates))
+def _estimate(value: float, replicates: np.ndarray | None, n: int) -> Estimate:
+    return Estimate(float(value), None if replicates is None else percentile_interval(replicates, n))
 
 
 def _cautions(n: int, constant: int) -> tuple[str, ...]:

@@ -122,12 +122,12 @@ def linear_probe(
     replicates, top5 = bootstrap_means(np.stack([correct, in_top5], axis=1), seed).T
     companions = {"train": Estimate(float(trained.mean()))}
     if len(data.labels) > 5:
-        companions["top-5"] = Estimate(float(in_top5.mean()), percentile_interval(top5))
+        companions["top-5"] = Estimate(float(in_top5.mean()), percentile_interval(top5, len(data.test)))
     return Measurement(
         name="linear_probe",
         variant=_variant(split, feature, classifier),
         value=float(correct.mean()),
-        interval=percentile_interval(replicates),
+        interval=percentile_interval(replicates, len(data.test)),
         direction="higher",
         unit="fraction",
         n=len(data.test),

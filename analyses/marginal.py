@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from analyses.irreducible import velocity_variance
-from analyses.kronecker import KroneckerCovariance
+from analyses.kronecker import KroneckerCovariance, variances
 from latentlab.randomness import generator
 
 _NEGLIGIBLE = 1e-12
@@ -53,7 +53,7 @@ class Component:
         """Diagonalise; ``dtype`` is what the mean and the bases are kept in (they are many)."""
         channel_values, channels = torch.linalg.eigh(covariance.channels)
         cell_values, cells = torch.linalg.eigh(covariance.cells)
-        eigenvalues = torch.outer(channel_values.clamp_min(0), cell_values.clamp_min(0))
+        eigenvalues = torch.outer(variances(channel_values), variances(cell_values))
         return cls(weight, covariance.mean.to(dtype), channels.to(dtype), cells.to(dtype), eigenvalues)
 
     def double(self) -> "Component":

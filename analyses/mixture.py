@@ -1,4 +1,4 @@
-"""Gaussian mixtures by expectation maximisation, exact, streaming, on CPU or GPU.
+"""Gaussian mixtures by expectation maximisation, exact and streaming.
 
 Each iteration reads all points once, chunk by chunk, and keeps only the sums of responsibilities, of responsibility-weighted
 points and of their weighted squares: memory does not grow with the number of points, and the result does not depend on
@@ -21,8 +21,8 @@ from analyses.kmeans import kmeans
 from analyses.points import Points, sample
 from latentlab.errors import UserError, unknown_name
 
-CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
-"""Size of the [b,d] chunks: about the second-level cache of a CPU, enough to fill a GPU."""
+CHUNK_BYTES = 1 << 20
+"""Size of the [b,d] chunks: about the second-level cache."""
 
 START_ROWS = 20_000
 """Random starts are looked for on at most this many points (or 20 per component)."""
@@ -67,17 +67,13 @@ class Mixture:
         """Mean of the mixture [d]; after an M-step it is the mean of the points."""
         return self.weights @ self.means
 
-    def to(self, device: torch.device | str) -> "Mixture":
-        """Return the mixture on ``device``."""
-        return Mixture(self.covariance, *(v.to(device) for v in (self.weights, self.means, self.covariances)))
-
 
 @dataclass(frozen=True)
 class Fit:
     """What `em` found.
 
     Attributes:
-        mixture: the parameters after the last M-step, on the CPU.
+        mixture: the parameters after the last M-step.
         log_likelihoods: mean log-likelihood per point (scikit-learn's lower bound) at each E-step.
         converged: whether its last change was below the tolerance.
     """
@@ -108,7 +104,6 @@ def fit_mixture(
     max_iter: int = 100,
     reg_covar: float = 1e-6,
     seed: int = 0,
-    device: torch.device | str = "cpu",
 ) -> Fit:
     """Fit ``k`` components: short runs from several starts, then EM from the best of them to convergence.
 
@@ -125,7 +120,6 @@ def fit_mixture(
         max_iter: most iterations, those of the short run included.
         reg_covar: added to every variance.
         seed: of the random starts.
-        device: where to compute.
 
     Raises:
         UserError: ``k`` exceeds the number of (different) points, there is no start, or every start degenerates.
@@ -140,7 +134,7 @@ def fit_mixture(
     starts += random_starts(points, k, covariance, n_init, reg_covar, seed)
     if not starts:
         raise UserError(f"EM needs a start: n_init must be at least 1, got {n_init}")
-    run = partial(em, points, tol=tol, reg_covar=reg_covar, device=device)
+    run = partial(em, points, tol=tol, reg_covar=reg_covar)
     if len(starts) == 1:
         return run(starts[0], max_iter=max_iter)
     scout = _best([partial(run, start, max_iter=min(SCOUT_ITERATIONS, max_iter)) for start in starts])
@@ -171,7 +165,6 @@ def em(
     tol: float = 1e-3,
     max_iter: int = 100,
     reg_covar: float = 1e-6,
-    device: torch.device | str = "cpu",
 ) -> Fit:
     """Run expectation maximisation over all points from ``start``; one pass over the points per iteration.
 
@@ -186,18 +179,17 @@ def em(
         raise UserError(f"max_iter must be at least 1, got {max_iter}")
     if points.d != start.means.shape[1]:
         raise UserError(f"points have {points.d} dimensions, the start has {start.means.shape[1]}")
-    mixture, history, converged = start.to(device), [-math.inf], False
+    mixture, history, converged = start, [-math.inf], False
     while len(history) <= max_iter and not converged:
         mixture, total = _iterate(points, mixture, reg_covar)
         history.append(total / points.n)
         converged = abs(history[-1] - history[-2]) < tol
-    return Fit(mixture.to("cpu"), tuple(history[1:]), converged)
+    return Fit(mixture, tuple(history[1:]), converged)
 
 
-def score_samples(points: Points, mixture: Mixture, device: torch.device | str = "cpu") -> Tensor:
-    """Return the log-likelihood (natural logarithm) of each point, float64 [n] on the CPU."""
-    mixture = mixture.to(device)
-    return torch.cat([torch.logsumexp(joint, 0).cpu() for _, joint in _joint_densities(points, mixture)])
+def score_samples(points: Points, mixture: Mixture) -> Tensor:
+    """Return the log-likelihood (natural logarithm) of each point, float64 [n]."""
+    return torch.cat([torch.logsumexp(joint, 0) for _, joint in _joint_densities(points, mixture)])
 
 
 def _iterate(points: Points, mixture: Mixture, reg_covar: float) -> tuple[Mixture, float]:
@@ -234,10 +226,10 @@ def _joint_densities(points: Points, mixture: Mixture) -> Iterator[tuple[Tensor,
     centre, shape = mixture.centre, mixture.shape
     means, log_weights = mixture.means - centre, mixture.weights.log()[:, None]
     whiteners = shape.whiteners(mixture.covariances)
-    width = max(64, CHUNK_BYTES["cpu" if centre.device.type == "cpu" else "cuda"] // (8 * points.d))
+    width = max(64, CHUNK_BYTES // (8 * points.d))
     for chunk in points.chunks():
         for part in chunk.split(width):
-            rows = part.to(centre) - centre
+            rows = part.double() - centre
             yield rows, shape.log_densities(rows, means, whiteners).add_(log_weights)
 
 

@@ -103,7 +103,7 @@ def pca(
         variances, directions = _iterated(points, mean, explained * total, dims, most, seed)
     k = dims or min(smallest_share(variances, explained * total), most)
     # A direction counts as empty when its variance is rounding error beside the total.
-    if variances[k - 1] <= 1e-12 * total:
+    if k > len(variances) or variances[k - 1] <= 1e-12 * total:
         rank = int((variances > 1e-12 * total).sum())
         raise UserError(f"dims is {k}, but the points vary in only {rank} directions: use dims={rank} or fewer")
     return Pca(mean, directions[:, :k].T.contiguous(), variances[:k].clone(), total)

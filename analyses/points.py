@@ -88,7 +88,7 @@ def gather(points: Points, chosen: np.ndarray) -> Tensor:
     rows = torch.empty(int(chosen.sum()), points.d, dtype=torch.float64)
     read = filled = 0
     for chunk in points.chunks():
-        kept = chunk[torch.from_numpy(chosen[read : read + len(chunk)]).to(chunk.device)]
+        kept = chunk[torch.from_numpy(chosen[read : read + len(chunk)])]
         rows[filled : filled + len(kept)] = kept
         read, filled = read + len(chunk), filled + len(kept)
     return rows

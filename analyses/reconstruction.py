@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analyses.decoding import Decode, decoded, originals_of
 from analyses.frechet import frechet_of_paired_features, sample_cautions
-from latentlab.latents import Latents
+from latentlab.latents import Latents, tokenizer_layout
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.pixels import Pixels, as_pixels
 from latentlab.quality.features import FeatureExtractor, batch_size, feature_extractor, features_of
@@ -42,7 +42,8 @@ from latentlab.runtime import progress
             "perceptual='st_lpips'": "which perceptual distance; 'auto' takes LPIPS when its weights are there",
             "quantize=False": "features and perceptual distance of images as decoded, neither clipped nor rounded to 8 bits",
         },
-        invariances="order of the images, batch size, any change of the latents that the decoder undoes",
+        invariances="order of the images while all are used (limit=None), batch size, any change of the latents that the decoder "
+        "undoes",
         bias="upwards, about in proportion to 1/n (the Fréchet distance; the means of PSNR and so on have none)",
         known_values={
             "reconstruction equal to the original": "0, PSNR infinite, SSIM 1, perceptual distance 0",
@@ -147,7 +148,7 @@ def _compare(
     features, scores = [], []
     with progress("reconstructing", len(rows)) as advance:
         for part in originals.slices(batch_size(originals, judge.device)):
-            rebuilt = decoded(decode, latents.take(rows[part]), originals.shape)
+            rebuilt = decoded(decode, tokenizer_layout(latents.take(rows[part])), originals.shape)
             results, given = (to_uint8(x).to(judge.device) for x in (rebuilt, originals.take(part)))
             features.append(judge(as_displayed(rebuilt) if quantize else rebuilt).float().numpy())
             with torch.no_grad():

@@ -64,7 +64,7 @@ def rmsc(latents: Latents, *, normalize: bool = True, seed: int = 0) -> Measurem
         name="rmsc",
         variant="per-channel normalised" if normalize else "raw",
         value=float(contrast.mean()),
-        interval=None if replicates is None else percentile_interval(replicates),
+        interval=None if replicates is None else percentile_interval(replicates, latents.n),
         direction="none",
         unit="distance of unit vectors",
         n=latents.n,

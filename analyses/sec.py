@@ -170,7 +170,8 @@ def _shares(spectrum: Spectrum, seed: int) -> tuple[list[Estimate], np.ndarray |
     means = bootstrap_means(np.stack([spectrum.totals, *spectrum.bands], axis=1), seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # resamplings without energy
         replicates = (means[:, 1:] / means[:, :1]).T
-    shares = [Estimate(float(value), percentile_interval(r)) for value, r in zip(values, replicates, strict=True)]
+    n = len(spectrum.totals)
+    shares = [Estimate(float(value), percentile_interval(r, n)) for value, r in zip(values, replicates, strict=True)]
     return shares, replicates[0]
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.decoding import Decode, decoded
+from analyses.intervals import bootstrap_means, percentile_band, percentile_interval
 from latentlab.data.subset import choose_subset
 from latentlab.errors import UserError
 from latentlab.latents import Latents, tokenizer_layout
@@ -77,21 +78,22 @@ class _Judge:
 
 @dataclass(frozen=True)
 class _Curve:
-    """A change at every level, [L], with its bootstrap replicates [1000,L] (none for a single image)."""
+    """A change at every level, [L], with its bootstrap replicates [1000,L] over n images (none for a single one)."""
 
     values: np.ndarray
     replicates: np.ndarray
+    n: int
 
     def at(self, index: int) -> Estimate:
         """Return the change at one level."""
         own = self.replicates[:, index]
-        return Estimate(float(self.values[index]), percentile_interval(own) if len(own) else None)
+        return Estimate(float(self.values[index]), percentile_interval(own, self.n) if len(own) else None)
 
     def columns(self, name: str) -> dict[str, np.ndarray]:
         """Return the columns for figures, ``name`` and its band."""
         if not len(self.replicates):
             return {name: self.values}
-        low, high = np.percentile(self.replicates, (2.5, 97.5), axis=0)
+        low, high = percentile_band(self.replicates, self.n)
         return {name: self.values, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -123,7 +125,7 @@ class _Curve:
 def sensitivity(
     latents: Latents,
     *,
-    decode: Images,
+    decode: Decode,
     level: float = HEADLINE_LEVEL,
     levels: tuple[float, ...] = LEVELS,
     perceptual: str | Distance | None = "auto",
@@ -165,7 +167,7 @@ def sensitivity(
     rows = choose_subset(latents.n, latents.labels, limit, seed)
     curves = _curves(_measure_changes(latents, rows, decode, judge, every, seed), seed)
     at, pixels = every.index(level), curves["pixels"]
-    slope = _Curve(pixels.values / level, pixels.replicates / level)
+    slope = _Curve(pixels.values / level, pixels.replicates / level, pixels.n)
     names = {key: name for key, name in judge.names.items() if key in curves}
     return Measurement(
         name="sensitivity",
@@ -203,7 +205,7 @@ def _checked_levels(level: float, levels: Sequence[float]) -> list[float]:
 
 
 def _measure_changes(
-    latents: Latents, rows: np.ndarray, decode: Images, judge: _Judge, levels: Sequence[float], seed: int
+    latents: Latents, rows: np.ndarray, decode: Decode, judge: _Judge, levels: Sequence[float], seed: int
 ) -> dict[str, np.ndarray]:
     """Decode the latents at ``rows`` without noise and with every level of it; return the changes by name, [m,L] each.
 
@@ -215,12 +217,13 @@ def _measure_changes(
     with torch.inference_mode():
         for part in np.split(rows, range(_BATCH, len(rows), _BATCH)):
             batch = latents.take(part)
-            clean = _decoded(decode, batch)
+            clean = decoded(decode, tokenizer_layout(batch))
             described = judge.describe(clean)
             total, squares = total + described.sum(0), squares + float(described.square().sum())
             changes = []
             for level in levels:
-                changed = _decoded(decode, batch + _noise(latents, part, level, seed).to(batch))
+                noisy = batch + _noise(latents, part, level, seed).to(batch)
+                changed = decoded(decode, tokenizer_layout(noisy))
                 changes.append(judge.compare(changed, clean, described))
             for key in changes[0]:
                 tables.setdefault(key, []).append(torch.stack([change[key] for change in changes], dim=1))
@@ -243,23 +246,13 @@ def _noise(latents: Latents, rows: np.ndarray, level: float, seed: int) -> Tenso
     return level * latents.moments.std.view(-1, *[1] * (len(latents.shape) - 1)) * torch.stack(draws)
 
 
-def _decoded(decode: Images, latents: Tensor) -> Tensor:
-    """Return the images of ``latents``, [b,3,H,W]."""
-    images = torch.as_tensor(decode(tokenizer_layout(latents)))
-    if images.ndim != 4 or len(images) != len(latents):
-        raise UserError(f"decode must give images [b,3,H,W], got shape {list(images.shape)} for {len(latents)} latents")
-    if not torch.isfinite(images).all():
-        raise UserError("the tokenizer decodes to NaN or infinite pixels: check its weights")
-    return images
-
-
 def _curves(changes: Mapping[str, np.ndarray], seed: int) -> dict[str, _Curve]:
     """Return the change at every level by name, all with the same resamplings of the images."""
     found = {}
     for key, table in changes.items():
         replicates = bootstrap_means(table, seed) if len(table) > 1 else np.empty((0, table.shape[1]))
         scale = (lambda means: means) if key == "perceptual" else np.sqrt  # squares become roots of mean squares
-        found[key] = _Curve(scale(table.mean(0)), scale(replicates))
+        found[key] = _Curve(scale(table.mean(0)), scale(replicates), len(table))
     return found
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import bootstrap_means, percentile_band, percentile_interval
 from analyses.threads import map_in_threads
 from latentlab.errors import UserError
 from latentlab.latents import Latents
@@ -95,12 +95,6 @@ def pair_counts(grid: tuple[int, int]) -> np.ndarray:
     return np.convolve(rows, columns)
 
 
-def manhattan(grid: tuple[int, int]) -> Tensor:
-    """Return the Manhattan distances between all cells, int64 [s,s]."""
-    row, column = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
-    return sum((axis.flatten()[:, None] - axis.flatten()).abs() for axis in (row, column))  # type: ignore[return-value]
-
-
 def unit_tokens(latents: Tensor, epsilon: float) -> Tensor:
     """Return u_t = x_t / max(|x_t|, epsilon) of tokens x_t = latents[:, :, t], [b,c,h,w]."""
     norms = latents.square().sum(1, keepdim=True).sqrt_()
@@ -152,14 +146,14 @@ class Decay:
         if self.replicates is None:
             return Estimate(value), None
         replicates = self.replicates @ weights
-        return Estimate(value, percentile_interval(replicates)), replicates
+        return Estimate(value, percentile_interval(replicates, len(self.similarity))), replicates
 
     def details(self) -> dict[str, Any]:
         """Return the table for figures: ``distance``, ``similarity`` and, for several images, its 95 % band."""
         table = {"distance": np.arange(1, len(self.pairs) + 1), "similarity": self.similarity.mean(0)}
         if self.replicates is None:
             return table
-        low, high = np.percentile(self.replicates, (2.5, 97.5), axis=0)
+        low, high = percentile_band(self.replicates, len(self.similarity))
         return {**table, "similarity_low": low, "similarity_high": high}
 
 

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.pooling import masks_on_grid
-from analyses.spatial import PairSums, cautions, check_distance, described, manhattan, rows_per_image
+from analyses.spatial import PairSums, cautions, check_distance, described, rows_per_image
 from latentlab.errors import UserError, unknown_name
 from latentlab.latents import Latents, on_grid
 from latentlab.measurement import Estimate, Measurement, MetricCard
@@ -153,9 +154,7 @@ class _Contrast:
     """Mean similarity of the anchors of an image to their positives and to their negatives."""
 
     def __init__(self, grid: tuple[int, int], d_pos_min: int, d_pos: int, d_neg: int) -> None:
-        distance = manhattan(grid)
-        self._near = (d_pos_min <= distance) & (distance <= d_pos)
-        self._far = distance >= d_neg
+        self._distances = d_pos_min, d_pos, d_neg
         self._steps = [
             (i, j)
             for i in range(d_pos + 1)
@@ -166,19 +165,19 @@ class _Contrast:
 
     def __call__(self, units: Tensor, mask: Tensor) -> Tensor:  # [b,c,h,w], bool [b,h,w] => float64 [b,3]
         """Return similarity to positives and to negatives (NaN without an anchor), and the share of foreground cells."""
-        foreground = mask.flatten(1).to(units)
+        foreground = mask.to(units)
         background = 1 - foreground
+        d_pos_min, d_pos, d_neg = self._distances
         # How many positives and negatives a cell has.
-        positives, negatives = foreground @ self._near.to(units), background @ self._far.to(units)
+        positives = _within(foreground, d_pos) - _within(foreground, d_pos_min - 1)
+        negatives = background.sum((1, 2), keepdim=True) - _within(background, d_neg - 1)
         anchors = foreground * (positives > 0) * (negatives > 0)
-        share = anchors / anchors.sum(1, keepdim=True)  # of a cell in the mean over anchors; NaN where there is none
-        of_positive, of_negative, is_foreground, is_background = (
-            weights.view(len(units), 1, *mask.shape[1:])
-            for weights in (share / positives.clamp_min(1), share / negatives.clamp_min(1), foreground, background)
-        )
-        positive = self._similarity_nearby(units, of_positive[:, 0], is_foreground[:, 0])
-        negative = self._far_sums(units * of_negative, units * is_background)[:, 0]
-        return torch.stack([positive, negative, foreground.mean(1).double()], dim=1)
+        # Share of a cell in the mean over anchors; NaN where there is none.
+        share = anchors / anchors.sum((1, 2), keepdim=True)
+        positive = self._similarity_nearby(units, share / positives.clamp_min(1), foreground)
+        of_negative = share / negatives.clamp_min(1)
+        negative = self._far_sums(units * of_negative[:, None], units * background[:, None])[:, 0]
+        return torch.stack([positive, negative, foreground.mean((1, 2)).double()], dim=1)
 
     def _similarity_nearby(self, units: Tensor, weights: Tensor, foreground: Tensor) -> Tensor:  # => float64 [b]
         """Return sum_{a,t} weights_a foreground_t K(a,t) over cells a, t that are as far apart as positives are."""
@@ -188,6 +187,18 @@ class _Contrast:
             (weight_a, weight_t), (at_a, at_t) = _shifted(weights, i, j), _shifted(foreground, i, j)
             total += ((a * t).sum(1) * (weight_a * at_t + weight_t * at_a)).sum((1, 2)).double()
         return total
+
+
+def _within(fields: Tensor, reach: int) -> Tensor:  # [b,h,w] => [b,h,w]
+    """Return the sum of ``fields`` over the cells at Manhattan distance <= ``reach``, row by row: no matrix of all pairs."""
+    h, w = fields.shape[1:]
+    before = functional.pad(fields.cumsum(2), (1, 0))  # sum of the columns left of each
+    column, total = torch.arange(w), torch.zeros_like(fields)
+    for i in range(-min(reach, h - 1), min(reach, h - 1) + 1):
+        half = reach - abs(i)
+        of_row = before[..., (column + half + 1).clamp_max(w)] - before[..., (column - half).clamp_min(0)]
+        total[:, max(0, -i) : h - max(0, i)] += of_row[:, max(0, i) : h - max(0, -i)]
+    return total
 
 
 def _shifted(field: Tensor, i: int, j: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +238,7 @@ def _means(values: np.ndarray, kept: np.ndarray, seed: int) -> tuple[list[Estima
     sums = bootstrap_means(np.column_stack([np.where(kept[:, None], values, 0), kept]), seed)
     with np.errstate(invalid="ignore"):  # resamplings of images that were all left out
         replicates = sums[:, :-1] / sums[:, -1:]
-    intervals = [percentile_interval(column) for column in replicates.T]
+    intervals = [percentile_interval(column, int(kept.sum())) for column in replicates.T]
     return [Estimate(float(m), i) for m, i in zip(means, intervals, strict=True)], replicates[:, 0]
 
 

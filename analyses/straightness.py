@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import bootstrap_means, percentile_band, percentile_interval
 from latentlab.errors import UserError
 from latentlab.latents import BATCH_BYTES, ArrayLike, tensor_of
 from latentlab.measurement import Estimate, Interval, Measurement, MetricCard
@@ -188,8 +188,8 @@ def summarise(paths: Paths, *, times: Sequence[float] | np.ndarray | None = None
     if n > 1:
         resampled = bootstrap_means(values, seed)
         columns = _estimates(resampled)
-        replicates, intervals = columns[0], [*map(percentile_interval, columns)]
-        low, high = np.percentile(resampled[:, 4:], (2.5, 97.5), axis=0)
+        replicates, intervals = columns[0], [percentile_interval(column, n) for column in columns]
+        low, high = percentile_band(resampled[:, 4:], n)
     return Measurement(
         name="straightness",
         variant=f"{m} steps, {'even' if times is None else 'given'} times, mean over paths",
@@ -228,6 +228,11 @@ def _states(trajectory: ArrayLike) -> Sequence[Tensor] | Tensor | np.ndarray:
     shape = [len(states), *(states[0].shape if len(states) else ())]
     if len(shape) < 3 or 0 in shape[1:]:
         raise UserError(f"trajectory must be [M+1,n,...] with the noise first, got shape {shape}")
+    if other := next((i for i, state in enumerate(states) if state.shape != states[0].shape), 0):
+        raise UserError(
+            f"all states of a trajectory must have one shape: state {other} is {list(states[other].shape)}, the first "
+            f"{list(states[0].shape)}"
+        )
     if len(states) < 3:
         raise UserError(f"straightness needs at least 2 steps, so 3 states of a trajectory, got {len(states)}")
     return states

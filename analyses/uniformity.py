@@ -17,7 +17,7 @@ everything else; it grows with whatever is denser than the rest, gaps between cl
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from scipy.special import hyp0f1
 from torch import Tensor
 
 from analyses.cells import random_cells
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import bootstrap_means, percentile_interval, rough_interval
 from analyses.point_density import Evenness, add_block, evenness, point_density, shares_of_pairs
 from analyses.threads import map_in_threads
 from latentlab.errors import UserError, unknown_name
@@ -61,7 +61,7 @@ _CLUSTERS = (
         "4 repeats instead of 10 are our choice; sphere: Wang and Isola, arXiv 2005.10242, lifted by Archimedes' map (ours)",
         confounds="well separated clusters get a LOWER CV than a uniform square, as one bandwidth smooths them over; t-SNE "
         "itself evens densities out, and its result depends on version and platform (hardly on the seed, as it starts from the "
-        "principal axes: repeats differ by their cells)",
+        "principal axes: repeats differ by their cells, and the interval is of that draw, not of the images)",
         variants={
             "method='sphere'": "no embedding: Wang and Isola's potential of the whitened cells above its least value; orders "
             "uniform, Gaussian and clusters rightly and takes seconds",
@@ -112,7 +112,8 @@ def uniformity(
 
     Returns:
         Density CV (``tsne``), with ``gini`` and ``normalized_entropy`` beside it, or excess potential (``sphere``). Interval:
-        bootstrap over repeats (``tsne``; None for one) or over the cells of the repeats (``sphere``). ``details`` (``tsne``):
+        bootstrap over repeats (``tsne``; None for one), which differ by the cells that were drawn and not by their images
+        where all are used, or over images (``sphere``). ``details`` (``tsne``):
         ``points`` [m,2] and their ``density`` [m] (mean 1) of the first repeat, ``repeats`` [repeats,3].
 
     Raises:
@@ -151,8 +152,22 @@ def _check_ranges(n: int, repeats: int, perplexity: float, iterations: int, tsne
         raise UserError(f"iterations must be at least 250, got {iterations}")
 
 
-def _draws(latents: Latents, n_points: int, repeats: int, normalize: bool, seed: int) -> list[tuple[Tensor, int]]:
-    """Return the cells of every repeat, float64 [m,c], each with a seed for its embedding."""
+class _Draw(NamedTuple):
+    """The cells of one repeat.
+
+    Attributes:
+        images: which images they are of, ascending [m].
+        cells: float64 [m,c].
+        start: seed for their embedding.
+    """
+
+    images: np.ndarray
+    cells: Tensor
+    start: int
+
+
+def _draws(latents: Latents, n_points: int, repeats: int, normalize: bool, seed: int) -> list[_Draw]:
+    """Draw the cells of every repeat."""
     if not (latents.moments.std > 0).any():
         raise UserError("the latents do not vary at all, so nothing is spread: the latent space collapsed")
     drawn = []
@@ -160,7 +175,7 @@ def _draws(latents: Latents, n_points: int, repeats: int, normalize: bool, seed:
         random = np.random.default_rng([seed, repeat])
         images = np.sort(random.permutation(latents.n)[:n_points])
         cells = random_cells(latents, images, random, normalize=normalize)
-        drawn.append((cells, int(random.integers(2**31))))
+        drawn.append(_Draw(images, cells, int(random.integers(2**31))))
     return drawn
 
 
@@ -169,14 +184,14 @@ def _points_of(latents: Latents) -> np.ndarray:
     return torch.cat([batch.flatten(1).double() for batch in latents.batches()]).numpy()
 
 
-def _embedded(draws: list[tuple[Tensor, int]], perplexity: float, iterations: int) -> list[np.ndarray]:
+def _embedded(draws: list[_Draw], perplexity: float, iterations: int) -> list[np.ndarray]:
     """Return the t-SNE of the cells [m,c] of every draw, float64 [m,2]."""
     from analyses.tsne import embeddings
 
-    for cells, _ in draws:
-        if not bool((cells.amax(0) > cells.amin(0)).any()):
+    for draw in draws:
+        if not bool((draw.cells.amax(0) > draw.cells.amin(0)).any()):
             raise UserError("the drawn cells are all equal, so nothing is spread: the latent space collapsed")
-    sets, seeds = [cells.float().numpy() for cells, _ in draws], [start for _, start in draws]
+    sets, seeds = [draw.cells.float().numpy() for draw in draws], [draw.start for draw in draws]
     workers = torch.get_num_threads()
     return embeddings(sets, perplexity=perplexity, iterations=iterations, seeds=seeds, workers=workers)
 
@@ -195,13 +210,18 @@ def _in_the_plane(maps: list[np.ndarray], how: str, parameters: dict[str, Any], 
     varied = len(maps) > 1 and np.ptp(table[:, 0]) > 0
     replicates = bootstrap_means(table, parameters["seed"]) if varied else None
     estimates = [
-        Estimate(float(value), None if replicates is None else percentile_interval(replicates[:, i]))
+        Estimate(float(value), None if replicates is None else percentile_interval(replicates[:, i], len(maps)))
         for i, value in enumerate(table.mean(0))
     ]
     cautions.append(_CLUSTERS)
     if replicates is None:
         what = "one repeat only" if len(maps) == 1 else "all repeats saw the same cells"
         cautions.append(f"{what}: an interval over repeats is not possible")
+    else:
+        cautions += [
+            "the interval covers the draw of the cells, not which images were measured",
+            *rough_interval(len(maps), "repeats"),
+        ]
     return Measurement(
         name="uniformity",
         variant=f"density CV, {how}",
@@ -225,25 +245,34 @@ def _in_the_plane(maps: list[np.ndarray], how: str, parameters: dict[str, Any], 
 
 def _sphere(latents: Latents, repeats: int, parameters: dict[str, Any], cautions: list[str]) -> Measurement:
     draws = _draws(latents, parameters["n_points"], repeats, True, parameters["seed"])
-    potentials = [_potential(_whiten(cells)) for cells, _ in draws]
-    # Every draw has the same images or as many others: their influences are averaged unit by unit.
+    potentials = [_potential(_whiten(draw.cells)) for draw in draws]
     value = np.mean([mean for mean, _ in potentials])
-    influences = np.mean([influence for _, influence in potentials], axis=0)
+    influences = _by_image(draws, [influence for _, influence in potentials])
     replicates = np.log((value + bootstrap_means(influences, parameters["seed"])).clip(min=1e-300))
-    dims = _whiten(draws[0][0]).shape[1]
+    m, dims = _whiten(draws[0].cells).shape
     return Measurement(
         name="uniformity",
         variant=f"excess potential on the lifted sphere, t = {TEMPERATURE:g}, {dims} whitened channels",
         value=float(np.log(value)),
-        interval=percentile_interval(replicates),
+        interval=percentile_interval(replicates, len(influences)),
         direction="lower",
         unit="nats",
-        n=len(influences),
+        n=m,
         parameters=parameters,
         warnings=tuple(cautions),
         details={"channels": dims, "least_potential": float(np.log(_least_kernel(dims))) - 2 * TEMPERATURE},
         replicates=replicates,
+        units=len(influences),
     )
+
+
+def _by_image(draws: list[_Draw], influences: list[np.ndarray]) -> np.ndarray:
+    """Return the influence on the mean over draws of every image in any of them, [n], of those [m] on the draws' own values.
+
+    A draw's value moves by the mean of its m influences, the mean over r draws so by their sum over images / (r m).
+    """
+    images, place = np.unique(np.concatenate([draw.images for draw in draws]), return_inverse=True)
+    return np.bincount(place, weights=np.concatenate(influences)) * len(images) / len(place)
 
 
 def _least_kernel(dims: int) -> float:

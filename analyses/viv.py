@@ -17,7 +17,7 @@ import numpy as np
 
 from analyses.class_latents import images_by_class
 from analyses.class_variance import ClassVariance, class_variances, reported_ranks
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import bootstrap_means, percentile_band, percentile_interval, rough_interval
 from analyses.irreducible import velocity_variance
 from analyses.marginal import sampled_variance
 from latentlab.errors import UserError, unknown_name
@@ -75,10 +75,11 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Result:
-    """Headline and curve, summed over dimensions."""
+    """Headline and curve, summed over dimensions; replicates of the headline over ``units`` classes or Monte Carlo pairs."""
 
     value: float
     replicates: np.ndarray | None
+    units: int
     curve: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -97,13 +98,15 @@ class _Result:
         range="0 to about pi/2 = 1.571 for normalised latents (white noise); unbounded for raw ones",
         better="lower",
         source="Zhong et al., Diffusing in the Right Space, arXiv 2606.03578, eq. 3-6; mean over dimensions and per-channel "
-        "normalisation follow ports of its code, the paper sums; the marginal estimator is our choice",
+        "normalisation follow ports of its code, the paper sums; the marginal estimator is our choice, and so is the interval: "
+        "bootstrap percentiles over classes, widened to Student's t below 30 of them, as every interval over few units is here",
         uses="labels, for everything but one Gaussian of all images (condition='marginal' without them)",
         confounds="images per class (few bias it down), number of classes, and latent scale when not normalised",
         variants={
             "reduce='sum'": "eq. 5 as printed: the sum over dimensions",
             "normalize=False": "raw latents; then VIV(c z) = |c| VIV(z)",
-            "condition='marginal'": "velocity of the mixture of all classes, by Rao-Blackwell Monte Carlo",
+            "condition='marginal'": "velocity of the mixture of all classes, by Rao-Blackwell Monte Carlo; its interval is that "
+            "of the Monte Carlo error alone, so differences cannot be tested",
             "estimator='direct'": "of the marginal: the mean squared error of the best velocity itself; varies more",
             "covariance='full'": "no Kronecker structure; needs more images per class than dimensions",
             "times=(0, 0.5, 1)": "the curve I(t) at these flow times",
@@ -196,12 +199,12 @@ def viv(
     variances = list(fitted.values())
     result = _given_class(variances, seed) if condition == "class" else _marginal(variances, t, settings)
     scale = 1 / (latents.channels * latents.cells) if reduce == "mean" else 1.0
-    replicates = None if result.replicates is None else result.replicates * scale
+    resampled = None if result.replicates is None else result.replicates * scale
     return Measurement(
         name="viv",
         variant=_variant(settings, len(classes)),
         value=result.value * scale,
-        interval=None if replicates is None else percentile_interval(replicates),
+        interval=None if resampled is None else percentile_interval(resampled, result.units),
         direction="lower",
         unit="variance per dimension" if reduce == "mean" else "variance",
         n=sum(f.n for f in variances),
@@ -215,8 +218,9 @@ def viv(
             "curve_high": result.high * scale,
             **_class_details(latents, fitted, scale, eigenvalues),
         },
-        replicates=replicates,
-        units=len(variances) if condition == "class" else _samples(settings, latents.channels * latents.cells),
+        # Monte Carlo pairs say nothing of how the value would differ on other images: no replicates to compare spaces with.
+        replicates=resampled if condition == "class" else None,
+        units=len(variances) if condition == "class" else None,
     )
 
 
@@ -274,10 +278,13 @@ def _given_class(variances: Sequence[ClassVariance], seed: int) -> _Result:
     """Return the unweighted mean over classes."""
     integrals, curves = (np.array([getattr(f, name) for f in variances]) for name in ("integral", "curve"))
     value, curve = float(integrals.mean()), curves.mean(0)
-    if len(variances) == 1:
-        return _Result(value, None, curve, curve, curve, ["one class only: an interval over classes is not possible"])
-    low, high = np.percentile(bootstrap_means(curves, seed), (2.5, 97.5), axis=0)
-    return _Result(value, bootstrap_means(integrals, seed), curve, low, high)
+    n = len(variances)
+    if n == 1:
+        return _Result(
+            value, None, n, curve, curve, curve, ["one class only: an interval over classes is not possible"]
+        )
+    low, high = percentile_band(bootstrap_means(curves, seed), n)
+    return _Result(value, bootstrap_means(integrals, seed), n, curve, low, high, rough_interval(n, "classes"))
 
 
 def _marginal(variances: Sequence[ClassVariance], t: np.ndarray, settings: _Settings) -> _Result:
@@ -287,7 +294,7 @@ def _marginal(variances: Sequence[ClassVariance], t: np.ndarray, settings: _Sett
     if len(variances) == 1:
         curve = variances[0].curve
         warnings = ["a single Gaussian has a closed form: there is no Monte Carlo error to give an interval for"]
-        return _Result(known, None, curve, curve, curve, warnings)
+        return _Result(known, None, 1, curve, curve, curve, warnings)
     mixture = [f.gaussian for f in variances if f.gaussian is not None]
     samples, direct = _samples(settings, mixture[0].eigenvalues.numel()), settings.estimator == "direct"
     nodes, weights = _gauss_rule(settings.times if isinstance(settings.times, int) else _NODES)
@@ -300,10 +307,11 @@ def _marginal(variances: Sequence[ClassVariance], t: np.ndarray, settings: _Sett
     curves = sampled
     if not np.array_equal(nodes, t):  # at t = 1 a direction without variance has no density
         curves = sampled_variance(mixture, t.clip(max=1 - 1e-9), samples, settings.seed, direct=direct)
-    low, high = np.percentile(bootstrap_means(curves, settings.seed), (2.5, 97.5), axis=0)
+    low, high = percentile_band(bootstrap_means(curves, settings.seed), samples)
     return _Result(
         float(integrals.mean()),
         bootstrap_means(integrals, settings.seed),
+        samples,
         curves.mean(0),
         low,
         high,

@@ -91,6 +91,11 @@ class Summary:
     latent_norm: float
     replicates: np.ndarray | None = field(default=None, repr=False)
 
+    @property
+    def units(self) -> int:
+        """How many there are of what the intervals are over."""
+        return {"images": self.images, "seeds": self.seeds}.get(self.unit, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; estimates become ``{"value", "interval"}``."""
         values: dict[str, Any] = {}
@@ -165,7 +170,7 @@ def _ratio(values: np.ndarray, over: np.ndarray | None = None) -> tuple[Estimate
         return Estimate(float(top / bottom)), None
     means = bootstrap_means(table, seed=0)
     replicates = means[:, 0] / means[:, 1]
-    return Estimate(float(top / bottom), percentile_interval(replicates)), replicates
+    return Estimate(float(top / bottom), percentile_interval(replicates, len(values))), replicates
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,8 @@ def _difference(continuous: Summary | None, discrete: Summary | None) -> Estimat
     value = continuous.index.value - discrete.index.value
     if continuous.replicates is None or discrete.replicates is None:
         return Estimate(value)
-    return Estimate(value, percentile_interval(continuous.replicates - discrete.replicates))
+    units = min(continuous.units, discrete.units)
+    return Estimate(value, percentile_interval(continuous.replicates - discrete.replicates, units))
 
 
 def _controls(summaries: Sequence[Summary], continuous: Summary | None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analyses.intervals import percentile_interval
 from analyses.multiplicity import adjusted
 from latentlab.errors import UserError
 from latentlab.measurement import Direction, Interval, Measurement
@@ -24,8 +25,6 @@ LEVEL = 0.05
 
 SCHEMA_VERSION = 1
 """Version of the form of ``comparison.json``."""
-
-_LEVELS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -180,21 +179,27 @@ def _difference(metric: str, pair: tuple[str, str], column: Mapping[str, Measure
     value = first.value - second.value
     if first.replicates is None or second.replicates is None:
         return Difference(metric, *pair, value)
+    units = min(_units(first), _units(second))
     same_units = paired and len(first.replicates) == len(second.replicates) and _units(first) == _units(second)
     if same_units:
         replicates = first.replicates - second.replicates
         deviation = float(np.std(replicates))
-        low, high = np.percentile(replicates, _LEVELS)
+        interval = percentile_interval(replicates, units)
     else:
         deviation = float(np.hypot(np.std(first.replicates), np.std(second.replicates)))
-        low, high = value - 1.96 * deviation, value + 1.96 * deviation
-    units = min(_units(first), _units(second))
-    p = p_value(value, deviation * np.sqrt(units / max(units - 1, 1)), units)
-    return Difference(metric, *pair, value, (float(low), float(high)), p, paired=bool(same_units))
+        half = _student(deviation, units) * float(stats.t.ppf(0.975, max(units - 1, 1)))
+        interval = value - half, value + half
+    p = p_value(value, _student(deviation, units), units)
+    return Difference(metric, *pair, value, interval, p, paired=bool(same_units))
 
 
 def _units(measurement: Measurement) -> int:
     return measurement.units or measurement.n
+
+
+def _student(deviation: float, units: int) -> float:
+    """Return the standard deviation of a resampled mean as Student's t takes it: a bootstrap divides by n instead of n - 1."""
+    return deviation * float(np.sqrt(units / max(units - 1, 1)))
 
 
 def p_value(value: float, deviation: float, units: int) -> float:

@@ -222,7 +222,7 @@ class ArrayLatents(Latents):
         item = tuple(self._latents.shape[1:])
         self.shape = (item[1], item[0]) if self._sequence else item
         self.labels = None if labels is None else self._labels(labels)
-        self._masks = None if masks is None else self._of_length("masks", masks)
+        self._masks = None if masks is None else _countable(self._of_length("masks", masks))
         if self._masks is not None and self._masks.ndim != 3:
             raise UserError(f"masks must be [n,H,W], got shape {list(self._masks.shape)}")
         floating = self._masks is not None and self._masks.is_floating_point()  # others cannot hold NaN
@@ -234,7 +234,7 @@ class ArrayLatents(Latents):
                 f"masks hold values up to {float(self._masks.max()):g}: class numbers? Give True for foreground, and False "
                 "for background and for what is to be ignored (1000 in ImageNet-S)"
             )
-        self._codes = None if codes is None else self._of_length("codes", codes)
+        self._codes = None if codes is None else self._codes_of(codes)
         self.has_masks, self.has_codes = masks is not None, codes is not None
         self.class_names, self.spec = class_names, spec
 
@@ -277,6 +277,14 @@ class ArrayLatents(Latents):
             raise UserError(f"labels must be [n], got shape {list(tensor.shape)}")
         return integer_labels(tensor, "labels")
 
+    def _codes_of(self, codes: ArrayLike) -> Tensor:
+        tensor = self._of_length("codes", codes)
+        if tensor.ndim not in (2, 3) or tensor.is_floating_point() or tensor.is_complex():
+            raise UserError(
+                f"codes must be integers [n,h,w] or [n,l], got {tensor.dtype} of shape {list(tensor.shape)}"
+            )
+        return tensor
+
     def _of_length(self, name: str, values: ArrayLike) -> Tensor:
         tensor = tensor_of(name, values)
         if tensor.ndim == 0 or len(tensor) != self.n:
@@ -303,6 +311,11 @@ class _GridView(Latents):
     def take(self, indices: np.ndarray | slice) -> Tensor:
         """Return the latents at ``indices``, [b,c,h,w]."""
         return self._tokens.take(indices).unflatten(2, self.shape[1:])
+
+
+def _countable(values: Tensor) -> Tensor:
+    """Return ``values`` in a type that torch can order: of the unsigned ones it orders bytes only."""
+    return values.to(torch.int64) if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
 
 
 def on_grid(latents: Latents, grid: tuple[int, int] | None, name: str) -> Latents:

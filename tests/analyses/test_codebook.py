@@ -181,6 +181,27 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         statistics(zipf(), **options)
 
 
+@pytest.mark.parametrize(
+    ("codes", "got"),
+    [
+        (np.full((5, 2, 2), 1.5), r"torch.float64 of shape \[5, 2, 2\]"),
+        (np.full((5, 2, 2), np.nan), "torch.float64"),
+        (np.ones(5, dtype=int), r"torch.int64 of shape \[5\]"),
+        (np.ones((5, 1, 2, 2), dtype=int), r"torch.int64 of shape \[5, 1, 2, 2\]"),
+    ],
+)
+def test_codes_that_are_no_codes_are_refused(codes: np.ndarray, got: str) -> None:
+    with pytest.raises(UserError, match=rf"codes must be integers \[n,h,w\] or \[n,l\], got {got}"):
+        latentlab.measure("codebook", np.ones((5, 3, 2, 2)), codes=codes, vocabulary=4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_any_integers_are_codes(dtype: type) -> None:
+    expected = statistics(zipf(), vocabulary=30).value
+    z = np.ones((40, 1, 4, 5))
+    assert latentlab.measure("codebook", z, codes=zipf().astype(dtype), vocabulary=30).value == expected
+
+
 def test_negative_codes_and_continuous_tokenizers_are_refused() -> None:
     with pytest.raises(UserError, match="found -1"):
         latentlab.measure("codebook", np.zeros((1, 2, 1)), codes=np.array([[0, -1]]), vocabulary=4)

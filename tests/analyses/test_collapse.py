@@ -1,5 +1,6 @@
 """The collapse measurement and its runs, on tokenizers whose arithmetic can be followed: block means, and their palette."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from analyses.collapse_run import (
     run_bottleneck,
     standardised_positions,
 )
+from analyses.intervals import percentile_interval
 from latentlab.errors import UserError
 from latentlab.pixels import ArrayPixels
 from latentlab.quality.perceptual import perceptual_distance
@@ -79,7 +81,8 @@ def test_what_is_reported(images: ArrayPixels) -> None:
     assert found.variant == "st_lpips, standardised vectors through 6-D, circles"
     assert found.n == 2 and found.details["per_image"].mean() == pytest.approx(found.value)
     assert found.replicates is not None and found.replicates.shape == (1000,)
-    assert found.interval == tuple(np.percentile(found.replicates, (2.5, 97.5)))
+    assert found.interval == percentile_interval(found.replicates, 2)
+    assert "2 images only: the interval over them is rough" in found.warnings
     details = found.details
     assert details["iteration"].tolist() == [0, 50, 60]
     assert details["to_reconstruction"][-1] == pytest.approx(found.value)
@@ -89,6 +92,21 @@ def test_what_is_reported(images: ArrayPixels) -> None:
     assert found.parameters["patch"] == 2  # 12 numbers
     assert found.parameters["parameters"] == 2 * (128 * 6 // 18) * 18
     latentlab.Measurement.from_dict(found.to_dict())
+
+
+def test_networks_in_training_do(images: ArrayPixels) -> None:
+    """Their parameters require gradients, and what they give does."""
+    down, up = torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.ConvTranspose2d(4, 3, 4, stride=4)
+    frozen = [copy.deepcopy(network).requires_grad_(False) for network in (down, up)]
+    found, expected = (measure(images, encode=e, decode=d, iterations=3) for e, d in ((down, up), frozen))
+    assert found.value == expected.value
+
+
+def test_tokenizers_that_give_no_numbers_are_named(images: ArrayPixels) -> None:
+    with pytest.raises(UserError, match="encodes views to NaN"):
+        measure(images, encode=lambda x: encode(x) * float("nan"))
+    with pytest.raises(UserError, match=r"originals' shape \[8, 3, 24, 24\], got \[8, 3, 12, 12\]"):
+        measure(images, decode=lambda z: decode(z)[..., ::2, ::2])
 
 
 def test_same_seed_same_numbers(images: ArrayPixels) -> None:
@@ -161,7 +179,8 @@ def test_views_do_not_depend_on_the_tokenizer(images: ArrayPixels) -> None:
 
 
 def test_standardised_over_the_fitted_views(images: ArrayPixels) -> None:
-    sets = make_view_sets(images, 0, np.arange(4, 9), lambda x: torch.cat([encode(x), encode(x) * 0 + 5], 1), decode, 0)
+    doubled, halved = lambda x: torch.cat([encode(x), encode(x) * 0 + 5], 1), lambda z: decode(z[:, :3])
+    sets = make_view_sets(images, 0, np.arange(4, 9), doubled, halved, 0)
     rows = standardised_positions(sets, None, 128).rows(sets["fitted"].latents)
     torch.testing.assert_close(rows.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(rows.std(0), torch.tensor([1.0, 1, 1, 0, 0, 0]), atol=1e-5, rtol=0)

@@ -1,5 +1,6 @@
 """Affine equivariance against encoders with a known answer, a slow reference, and what must not change the value."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 import latentlab
 from analyses.affine import Transform, transforms_of
+from analyses.intervals import percentile_interval
 from latentlab import pixels as pixels_module
 from latentlab.errors import UserError
 
@@ -148,7 +150,7 @@ def test_one_kind_alone_is_the_headline(kind: str) -> None:
     assert list(together.companions) == ["rotate", "scale", "flip"] and list(alone.companions) == [kind]
     assert alone.value == together.companions[kind].value
     assert alone.interval == together.companions[kind].interval == alone.companions[kind].interval
-    assert alone.interval == tuple(np.percentile(alone.replicates, (2.5, 97.5)))
+    assert alone.interval == percentile_interval(alone.replicates, len(images))
 
 
 def test_units_and_variants_say_what_was_measured() -> None:
@@ -231,6 +233,15 @@ def test_default_resizes_keep_whole_cells() -> None:
     assert "scale" not in alone.companions and len(alone.warnings) == 3
     with pytest.raises(UserError, match=r"resizing by 0.25 .*: name others, for example scales="):
         measure(random_images(side=28), bent, transforms="scale")
+
+
+def test_a_network_in_training_does() -> None:
+    """Its parameters require gradients, of the latents too."""
+    images, network = random_images().astype(np.float32), torch.nn.Conv2d(3, 4, 4, stride=4)
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    for normalize in (False, True):
+        found, expected = (measure(images, f, normalize=normalize) for f in (network, frozen))
+        assert found.value == expected.value
 
 
 def test_numpy_encoders_do() -> None:

@@ -193,6 +193,15 @@ def test_float32_features_agree() -> None:
     assert single.value == pytest.approx(exact.value, rel=2e-5)
 
 
+def test_half_precision_features_are_taken() -> None:
+    """Both kinds of 16 bits, of which numpy knows one only: the numbers they hold, in float64."""
+    x, y = (torch.from_numpy(table) for table in features(np.random.default_rng(9), 500, 10))
+    for dtype in (torch.float16, torch.bfloat16):
+        first, second = x.to(dtype), y.to(dtype)
+        expected = frechet_of_paired_features(first.double(), second.double()).value
+        assert frechet_of_paired_features(first, second).value == pytest.approx(expected, rel=1e-12)
+
+
 def test_wrong_features_are_refused() -> None:
     with pytest.raises(UserError, match="one shape"):
         frechet_of_paired_features(np.zeros((4, 2)), np.zeros((5, 2)))

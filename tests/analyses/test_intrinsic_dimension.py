@@ -114,6 +114,26 @@ def test_equal_points_are_left_out_and_counted() -> None:
     assert "10 of 110 points equal another one" in measured.warnings[0]
 
 
+@pytest.mark.parametrize("options", [{}, {"estimator": "mle", "k": 4}])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_points_of_a_lattice_have_no_dimension(options: dict, normalize: bool) -> None:
+    """Ratios of distances are 1, or differ from it by rounding, or are one other number where the axes are standardised."""
+    rng = np.random.default_rng(0)
+    corners = np.float32(2 * rng.integers(0, 2, size=(2000, 8)) - 1)
+    lattice = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), axis=-1).reshape(-1, 2)
+    for points, told in ((corners, "256 of 256 points"), (lattice, "of 400 points")):
+        with pytest.raises(UserError, match=f"{told} are equally placed among their [24] nearest neighbours"):
+            dimension(tokens(points), normalize=normalize, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"estimator": "mle", "k": 4}])
+def test_a_few_ties_do_no_harm(options: dict) -> None:
+    """A quarter of the points on a lattice far away from the others."""
+    lattice = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), axis=-1).reshape(-1, 2)
+    measured = dimension(tokens(np.concatenate([cube(300, 2), lattice + 20])), normalize=False, **options)
+    assert np.isfinite([measured.value, *measured.interval]).all() and 1 < measured.value < 5
+
+
 def test_too_few_points_for_the_dimension_are_announced() -> None:
     assert "reliably" in dimension(tokens(cube(100, 20))).warnings[-1]
 

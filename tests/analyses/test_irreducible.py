@@ -90,6 +90,11 @@ def test_takes_numpy_and_torch_and_keeps_the_shape_of_t() -> None:
     assert velocity_variance([1.0, 1.0], 0.5).shape == ()
 
 
+def test_takes_bfloat16() -> None:
+    found = velocity_variance(torch.tensor([0.5, 2.0], dtype=torch.bfloat16), torch.tensor(0.5, dtype=torch.bfloat16))
+    assert found == velocity_variance([0.5, 2.0], 0.5)
+
+
 @pytest.mark.parametrize(
     ("eigenvalues", "t", "named"),
     [

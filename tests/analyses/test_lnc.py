@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.lnc import lnc
+from analyses.lnc import _influences, lnc
+from analyses.neighbours import nearest
 from latentlab.errors import UserError
 from latentlab.latents import ArrayLatents, TokenizerSpec
 from latentlab.registry import measure
@@ -129,6 +130,55 @@ def test_seed_moves_only_the_interval():
     assert first.value == other.value
     assert first.interval != other.interval
     assert first.interval[0] < first.value < first.interval[1]
+
+
+@pytest.mark.parametrize(("k", "separation"), [(5, 0.7), (1, 0.7), (5, 2.0)])
+def test_interval_holds_the_mean_of_repeated_samples(k, separation):
+    """200 samples of 10 Gaussian classes: resampling the images' own shares would hold it in about 80 % (k = 5) of them."""
+    rng = np.random.default_rng(3)
+    centres, labels = separation * rng.standard_normal((10, 8)), np.arange(250) % 10
+    found = []
+    for seed in range(200):
+        z = (centres[labels] + rng.standard_normal((250, 8)))[:, None]
+        m = measure("lnc", z, labels, k=k, seed=seed)
+        found.append([[e.value, *e.interval] for e in (m, *m.companions.values())])
+    values, low, high = np.moveaxis(found, 2, 0)
+    held = ((low <= values.mean(0)) & (values.mean(0) <= high)).mean(0)
+    assert (held > 0.92).all(), held
+
+
+def test_influences_follow_their_formula():
+    """The derivative of LNC in the weight of an image by finite differences, each list a weighted mean over k + 1 images."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)), rng.integers(0, 3, 40)
+    found = nearest(x, x, 6, "cosine", exclude_self=True)
+    same = y[found] == y[:, None]
+
+    def as_neighbours(weights):
+        return np.mean((weights[found] * same).sum(1) / weights[found].sum(1))
+
+    def slope(i):
+        step = np.zeros(40)
+        step[i] = 1e-5
+        return (as_neighbours(1 + step) - as_neighbours(1 - step)) / 2e-5
+
+    share = same[:, :5].mean(1)
+    expected = share - share.mean() + 40 * np.array([slope(i) for i in range(40)])
+    np.testing.assert_allclose(_influences(same, found, 5), expected, atol=1e-8)
+
+
+def test_interval_of_a_fraction_stays_one():
+    z, labels = tight_classes(4, 11)
+    low, high = measure("lnc", z, labels, k=10).interval
+    assert 0 <= low <= high == 1
+
+
+def test_a_wide_constant_channel_does_not_hide_the_others():
+    """The rounding of one channel's values, however large, is not that of another's."""
+    z, labels = tight_classes(4, 5)
+    z = 1e-3 * z.astype(np.float32)
+    z[:, 3] = 1e6
+    assert measure("lnc", z, labels, k=4).value > 0
 
 
 def test_empty_masks_are_left_out_and_counted():

@@ -269,13 +269,6 @@ def test_score_samples_is_the_textbook_density() -> None:
     assert found.item() == pytest.approx(expected, abs=1e-14)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_gpu_and_cpu_agree(rows: torch.Tensor, covariance: str) -> None:
-    cpu, gpu = (em(ArrayPoints(rows), start(rows, covariance), max_iter=10, device=d) for d in ("cpu", "cuda"))
-    torch.testing.assert_close(gpu.mixture.covariances, cpu.mixture.covariances, rtol=1e-8, atol=1e-10)
-
-
 def test_kmeans_finds_separated_clusters_and_lloyd_steps_help(rows: torch.Tensor) -> None:
     def inertia(centres: torch.Tensor) -> float:
         return float((rows - centres[nearest_centre(rows, centres)]).square().sum())

@@ -109,6 +109,9 @@ def test_what_has_no_components_is_refused() -> None:
             pca(ArrayPoints(rows), **bad)
     with pytest.raises(UserError, match="vary in only 3 directions: use dims=3 or fewer"):
         pca(ArrayPoints(flat), dims=4)
+    wide = torch.cat([points(20, 30)] * 100, dim=1).repeat(3, 1)  # more dimensions than are decomposed, of rank 19
+    with pytest.raises(UserError, match="vary in only 19 directions: use dims=19 or fewer"):
+        pca(ArrayPoints(wide), dims=40)
     with pytest.raises(UserError, match="all points are equal"):
         pca(ArrayPoints(torch.full((9, 4), 0.1)))
     with pytest.raises(UserError, match="at least 2 points, got 1"):

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import latentlab
+from analyses.srss import _Contrast, _within
 from latentlab.errors import UserError
 
 
@@ -62,6 +65,34 @@ def test_two_regions_of_one_direction_each() -> None:
     assert measured.companions["positive similarity"].value == pytest.approx(1, abs=1e-12)
     assert measured.companions["negative similarity"].value == pytest.approx(0.3, abs=1e-12)
     assert srss(z, ~masks, normalize=False, d_neg=4).value == pytest.approx(0.7, abs=1e-12)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3, 7, 20])
+def test_sums_within_a_distance(reach: int) -> None:
+    """Against the matrix of all distances."""
+    fields = torch.rand(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cells = torch.tensor(list(np.ndindex(5, 8)))
+    near = (cells[:, None] - cells).abs().sum(2) <= reach
+    expected = (fields.flatten(1) @ near.double()).view_as(fields)
+    torch.testing.assert_close(_within(fields, reach), expected, rtol=1e-12, atol=1e-12)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = function(*args, **(kwargs or {}))
+        self.numbers = max(self.numbers, made.numel() if isinstance(made, torch.Tensor) else 0)
+        return made
+
+
+def test_no_matrix_of_all_pairs_of_cells_is_made() -> None:
+    units, mask = torch.randn(2, 4, 32, 32), torch.rand(2, 32, 32) < 0.5
+    with _Largest() as largest:
+        _Contrast((32, 32), 1, 2, 6)(units, mask)
+    assert units.numel() <= largest.numbers < 1024**2 / 10
 
 
 def test_tokens_shorter_than_the_epsilon_fade_out() -> None:

@@ -225,6 +225,8 @@ def test_a_sampler_may_go_on_in_place() -> None:
         (lambda x: x, {"times": np.linspace(0, 2, 13)}, r"times must lie in \[0, 1\], .* got 0 to 2"),
         (lambda x: np.concatenate([x, x[:1]]), {}, "path 0 of the trajectory ends where it began"),
         (lambda x: [*x[:-1], x[-1][:, :1]], {}, "must have one shape: state 12"),
+        (lambda x: [x[0][:20], *x[1:]], {}, r"one shape: state 1 is \[30, 2, 3, 4\], the first \[20, 2, 3, 4\]"),
+        (lambda x: [*x[:-1], x[-1].swapaxes(1, 2)], {}, r"one shape: state 12 is \[30, 3, 2, 4\]"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change: object, options: dict, message: str) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import ive, loggamma
 from scipy.stats import gaussian_kde
 
@@ -11,6 +12,7 @@ from analyses import point_density as density_module
 from analyses import tsne
 from analyses.cells import random_cells
 from analyses.point_density import density_uniformity, evenness, point_density
+from analyses.uniformity import _by_image, _Draw
 from latentlab.errors import UserError
 
 
@@ -107,7 +109,10 @@ def test_embeds_single_cells_and_averages_repeats() -> None:
     assert first.replicates is not None and first.replicates.shape == (1000,)
     low, high = first.interval
     assert low <= first.value <= high
-    assert low == pytest.approx(np.percentile(first.replicates, 2.5))
+    half = stats.t.ppf(0.975, 1) * np.std(first.details["repeats"][:, 0], ddof=1) / np.sqrt(2)
+    assert high - low == pytest.approx(2 * half, rel=0.35)  # two repeats have three different replicates
+    assert "the interval covers the draw of the cells, not which images were measured" in first.warnings
+    assert "2 repeats only: the interval over them is rough" in first.warnings
     assert first.details["points"].shape == (90, 2)
     assert "t-SNE of single cells, perplexity 10" in first.variant
 
@@ -205,6 +210,21 @@ def test_sphere_interval_has_the_width_of_repeated_samples() -> None:
     values = [uniformity(tokens(gaussian(300, 4, seed)), method="sphere") for seed in range(60)]
     spread = np.std([m.value for m in values])
     assert np.mean([m.replicates.std() for m in values]) == pytest.approx(spread, rel=0.35)
+
+
+def test_sphere_interval_of_repeats_on_some_of_the_images_has_that_width_too() -> None:
+    """Every image is in some of the 8 draws of 80 of 100: influences of position i in each are not those of one image."""
+    z = [tokens(gaussian(100, 3, seed)) for seed in range(40)]
+    measured = [uniformity(x, method="sphere", n_points=80, repeats=8) for x in z]
+    spread = np.std([m.value for m in measured])
+    assert 0.9 < np.mean([m.replicates.std() for m in measured]) / spread < 1.5
+    assert all(m.n == 80 and m.units == 100 for m in measured)
+
+
+def test_influences_of_draws_are_added_by_image() -> None:
+    draws = [_Draw(np.array(images), torch.zeros(2, 1), 0) for images in ([0, 7], [3, 7])]
+    influences = _by_image(draws, [np.array([1.0, 2.0]), np.array([5.0, -3.0])])
+    np.testing.assert_allclose(influences, np.array([1, 5, 2 - 3]) * 3 / 4)  # images 0, 3, 7
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from scipy import stats
 
 import latentlab
 from analyses import class_latents
+from latentlab.compare import compare
 from latentlab.errors import UserError
 
 SHAPE = (3, 2, 4)
@@ -100,16 +102,34 @@ def test_curve_has_the_value_as_its_integral_and_trace_and_rank_as_ends() -> Non
     assert (measured.details["curve_low"] <= curve).all() and (curve <= measured.details["curve_high"]).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"covariance": "full"}, {"condition": "marginal", "samples": 500}])
+def test_directions_without_variance_do_not_count_at_the_end(options: dict[str, object]) -> None:
+    """I(1) per dimension is the rank over d: 3/4 of four channels of which one repeats another, whatever rounding leaves."""
+    z = np.random.default_rng(0).standard_normal((300, 4, 2, 4))
+    labels = np.arange(300) % 3
+    z[:, 0] += labels[:, None, None]
+    z[:, 3] = z[:, 0]
+    measured = viv(z, labels, times=(0.5, 1.0), eigenvalues=True, **options)
+    assert measured.details["curve"][-1] == pytest.approx(0.75, abs=1e-6)
+    assert all((spectrum > 0).sum() == 24 for spectrum in measured.details["class_eigenvalues"].values())
+
+
 def test_interval_is_over_classes() -> None:
     z, labels = classes(k=8)
     measured = viv(z, labels)
     values = np.array(list(measured.details["per_class"].values()))
     assert measured.value == pytest.approx(values.mean(), rel=1e-12)
     low, high = measured.interval
-    standard_error = values.std() / np.sqrt(8)
-    assert (high - low) == pytest.approx(2 * 1.96 * standard_error, rel=0.15) and low < measured.value < high
+    half = stats.t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8)
+    assert (high - low) == pytest.approx(2 * half, rel=0.15) and low < measured.value < high
+    assert measured.units == 8 and not any("classes only" in warning for warning in measured.warnings)
     assert viv(z, labels).interval == measured.interval
     assert viv(z, labels, seed=1).interval != measured.interval
+
+
+def test_a_handful_of_classes_is_said_to_give_a_rough_interval() -> None:
+    measured = viv(*classes(k=4))
+    assert "4 classes only: the interval over them is rough" in measured.warnings
 
 
 def test_order_of_images_and_names_of_classes_do_not_matter() -> None:
@@ -213,6 +233,14 @@ def test_marginal_lies_above_the_class_conditional_value() -> None:
         assert known < low < measured.value < high
         assert estimator in measured.variant
     assert (measured.details["curve_low"] <= measured.details["curve_high"]).all()
+
+
+def test_two_draws_of_one_mixture_are_not_told_apart_by_their_monte_carlo_error() -> None:
+    """Pairs (x0, x1) are no images: more of them would make any two sets of images differ significantly."""
+    first, second = (viv(*classes(k=3, seed=seed), condition="marginal", times=8, samples=2000) for seed in (0, 1))
+    assert first.replicates is None and first.units is None and first.interval is not None
+    (difference,) = compare({"a": [first], "b": [second]}, paired=True).differences
+    assert difference.value == first.value - second.value and difference.p is None
 
 
 def test_both_marginal_estimators_agree() -> None:

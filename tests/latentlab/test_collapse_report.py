@@ -66,8 +66,8 @@ def test_both_halves_of_the_claim(continuous: tuple[float, ...], discrete: tuple
 def test_the_sentence_states_numbers_criterion_and_scale() -> None:
     found = verdict(runs("continuous", *HIGH), runs("discrete", *LOW))
     for part in (
-        "the continuous latents of kl collapse at 6-D, circles: collapse index 0.9 [0.8",
-        "the ids of ibq do not collapse at 6-D, circles: collapse index 0.01 [0",
+        "the continuous latents of kl collapse at 6-D, circles: collapse index 0.9 [0.6",
+        "the ids of ibq do not collapse at 6-D, circles: collapse index 0.01 [-0.0",
         "difference 0.89 [", "3 images x 1 seed, st_lpips, 95 % intervals over images", "index of at least 0.5",
     ):  # fmt: skip
         assert part in found.sentence
