@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import SHARE, bootstrap_means, percentile_interval
 from analyses.neighbours import nearest
 from latentlab.errors import UserError
 from latentlab.latents import Latents
@@ -97,7 +97,7 @@ def codebook(
         name="codebook",
         variant=f"perplexity over vocabulary ({v} codes)",
         value=2**entropy / v,
-        interval=None if replicates is None else percentile_interval(replicates, latents.n),
+        interval=None if replicates is None else percentile_interval(replicates, latents.n, SHARE),
         direction="none",
         unit="fraction",
         n=latents.n,

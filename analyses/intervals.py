@@ -21,6 +21,10 @@ HANDFUL = 5
 """An interval over fewer units than this is rough, widened or not, and a result says so."""
 
 _LEVELS = (2.5, 97.5)
+_ANYWHERE = (-np.inf, np.inf)
+
+SHARE = (0.0, 1.0)
+"""Range of shares of a whole."""
 
 
 def bootstrap_means(values: np.ndarray, seed: int = 0, replicates: int = REPLICATES) -> np.ndarray:
@@ -79,14 +83,14 @@ def percentile_band(replicates: np.ndarray, units: int | None = None) -> np.ndar
     return np.asarray(np.nanpercentile(replicates, _LEVELS, axis=0))
 
 
-def percentile_interval(replicates: np.ndarray, units: int | None = None) -> Interval:
-    """Return `percentile_band` of the replicates [r] of one statistic."""
-    return cast(Interval, tuple(percentile_band(replicates, units).tolist()))
+def percentile_interval(replicates: np.ndarray, units: int | None = None, within: Interval = _ANYWHERE) -> Interval:
+    """Return `percentile_band` of the replicates [r] of one statistic, whose values lie ``within`` a range."""
+    return cast(Interval, tuple(percentile_band(replicates, units).clip(*within).tolist()))
 
 
-def mean_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
-    """Return the bootstrap interval of the mean of ``values`` [n]; None for fewer than 2."""
-    return percentile_interval(bootstrap_means(values, seed), len(values)) if len(values) > 1 else None
+def mean_interval(values: np.ndarray, seed: int = 0, within: Interval = _ANYWHERE) -> Interval | None:
+    """Return the bootstrap interval of the mean of ``values`` [n], which lie ``within`` a range; None for fewer than 2."""
+    return percentile_interval(bootstrap_means(values, seed), len(values), within) if len(values) > 1 else None
 
 
 def rough_interval(units: int, what: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from analyses.intervals import bootstrap_means, percentile_interval
+from analyses.intervals import SHARE, bootstrap_means, percentile_interval
 from analyses.spectrum import Spectrum, measure_spectrum
 from latentlab.errors import UserError, unknown_name
 from latentlab.latents import Latents, on_grid
@@ -171,7 +171,9 @@ def _shares(spectrum: Spectrum, seed: int) -> tuple[list[Estimate], np.ndarray |
     with np.errstate(invalid="ignore", divide="ignore"):  # resamplings without energy
         replicates = (means[:, 1:] / means[:, :1]).T
     n = len(spectrum.totals)
-    shares = [Estimate(float(value), percentile_interval(r, n)) for value, r in zip(values, replicates, strict=True)]
+    shares = [
+        Estimate(float(value), percentile_interval(r, n, SHARE)) for value, r in zip(values, replicates, strict=True)
+    ]
     return shares, replicates[0]
 
 

@@ -238,9 +238,7 @@ def _in_the_plane(maps: list[np.ndarray], how: str, parameters: dict[str, Any], 
             "density": np.round(densities[0] / densities[0].mean(), 5),
             "repeats": table,
         },
-        replicates=None if replicates is None else replicates[:, 0],
-        units=len(maps),
-    )
+    )  # no replicates: two spaces would be compared by draws of cells instead of images
 
 
 def _sphere(latents: Latents, repeats: int, parameters: dict[str, Any], cautions: list[str]) -> Measurement:

@@ -99,7 +99,7 @@ class _Result:
         better="lower",
         source="Zhong et al., Diffusing in the Right Space, arXiv 2606.03578, eq. 3-6; mean over dimensions and per-channel "
         "normalisation follow ports of its code, the paper sums; the marginal estimator is our choice, and so is the interval: "
-        "bootstrap percentiles over classes, widened to Student's t below 30 of them, as every interval over few units is here",
+        "bootstrap percentiles over classes, widened to Student's t below 30 of them, as those of other means of few are",
         uses="labels, for everything but one Gaussian of all images (condition='marginal' without them)",
         confounds="images per class (few bias it down), number of classes, and latent scale when not normalised",
         variants={

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentlab.encoding import default_batch_size, description, encode_batch, weights_digest
+from latentlab.encoding import default_batch_size, encode_batch, weights_digest
 from latentlab.files import digest
 from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
@@ -53,5 +53,5 @@ def codec_of(tokenizer: Tokenizer, device: torch.device | str = "cpu", batch_siz
         return results.clone()  # an ordinary tensor, through which callers may differentiate
 
     codebook = tokenizer.codebook.detach().float().cpu() if isinstance(tokenizer, DiscreteTokenizer) else None
-    fingerprint = digest([description(tokenizer), weights_digest(tokenizer)])
+    fingerprint = digest([tokenizer.spec.to_dict(), weights_digest(tokenizer)])
     return Codec(encode, decode, codebook, fingerprint)

@@ -170,7 +170,7 @@ def _ratio(values: np.ndarray, over: np.ndarray | None = None) -> tuple[Estimate
         return Estimate(float(top / bottom)), None
     means = bootstrap_means(table, seed=0)
     replicates = means[:, 0] / means[:, 1]
-    return Estimate(float(top / bottom), percentile_interval(replicates, len(values))), replicates
+    return Estimate(float(top / bottom), percentile_interval(replicates, len(values), (0.0, np.inf))), replicates
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.utils import WeakFileLock
-from pydantic import BaseModel
 from torch import Tensor
 
 from latentlab import __version__
@@ -140,6 +139,11 @@ def _finished(path: Path, request: dict[str, Any], ranks: Ranks) -> LatentStore 
     found = open_if_current(path, request) if ranks.first else None
     if not ranks.agreed(found is not None):
         return None
+    if found is None and not path.is_dir():
+        raise UserError(
+            f"process {ranks.rank} does not see {path}, which process 0 has: processes of several machines need a disk that they "
+            "share (LATENTLAB_HOME, --out)"
+        )
     return LatentStore(path) if found is None else found
 
 
@@ -250,7 +254,7 @@ def store_request(
     """Return everything that determines the content of a store, as JSON values.
 
     Args:
-        tokenizer: its specification, architecture and weights.
+        tokenizer: its specification, and its weights with what they are put into.
         images: their fingerprint.
         dtype: precision on disk.
         draws: (seed, batch size) when latents are drawn from the posterior, None for its mode.
@@ -261,7 +265,7 @@ def store_request(
     chosen = {"flip": flip or None, "precision": None if precision == "float32" else precision}
     return {
         "latentlab": __version__,
-        "tokenizer": digest(description(tokenizer)),
+        "tokenizer": digest(tokenizer.spec.to_dict()),
         "weights": weights_digest(tokenizer),
         "data": images.fingerprint,
         "images": images.n,
@@ -315,20 +319,11 @@ def _generator(device: torch.device | str, seed: int, stream: str, start: int) -
     return torch.Generator(device).manual_seed(generator(seed, stream, start).initial_seed())
 
 
-def description(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what a tokenizer is besides its weights, as JSON values: its specification, and the architecture it was built from.
-
-    A ``config.json`` beside the weights has a say in the architecture: with another one the same file gives other latents.
-    """
-    fields = [getattr(part, "architecture", None) for part in tokenizer.modules() if isinstance(part, Tokenizer)]
-    architectures = [one.model_dump(mode="json") for one in fields if isinstance(one, BaseModel)]
-    return {**tokenizer.spec.to_dict(), "architecture": architectures}
-
-
 def weights_digest(tokenizer: Tokenizer) -> str:
     """Return what names the weights: the SHA-256 of their file, or of all parameters and buffers where there is none.
 
-    Together with architecture fields that were overridden: the same file under other fields gives other latents.
+    Together with what was overridden of the architecture, and the ``config.json`` beside the file: the same weights in another
+    architecture give other latents.
     """
     if tokenizer.spec.weights_sha256 and tokenizer.overrides:
         return digest([tokenizer.spec.weights_sha256, dict(tokenizer.overrides)])

@@ -9,6 +9,18 @@ class UserError(ValueError):
     """A mistake the user can mend: one line saying what is wrong, where, and what to do. The command line exits with 2."""
 
 
+MORE_MEMORY = (
+    "the memory of the GPU does not hold so much at a time: lower --batch-size (of a training raise optimiser.accumulate), give "
+    "smaller images, or --device cpu"
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU has too little memory for what was asked; only torch says so, and if it did it is imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Describe an unknown ``name`` with the nearest known ones, whatever their case, and the whole list."""
     names = sorted(known)

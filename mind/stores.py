@@ -89,7 +89,7 @@ def chosen_tokenizer(data: DataConfig, device: torch.device) -> Tokenizer:
 
 
 def latent_shape(data: DataConfig, tokenizer: Tokenizer, device: torch.device) -> tuple[int, ...]:
-    """Return the shape (c,h,w) or (l,c) of the latents that are learned; one image is encoded where there is no store yet.
+    """Return the shape (c,h,w) or (l,c) of the latents that are learned; one image is encoded where none is given.
 
     Raises:
         UserError: an image that cannot be read, or a store that another tokenizer made.

@@ -86,6 +86,7 @@ class Trainer:
             UserError: data, folder or batch size that do not fit, or training images that have changed since the run began.
         """
         config = self.config
+        self.ranks.wait()  # for rank 0 to have the folder for itself: others must not read what another job still writes
         self._trained = False
         self._check_batch()
         torch.set_flush_denormal(True)

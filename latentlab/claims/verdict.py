@@ -154,25 +154,26 @@ def _shared_by(several: Sequence[object]) -> float:
 
 
 def _advice(conditions: Sequence[tuple[Effect, ...]]) -> list[str]:
-    """Say how many repetitions the open effects need."""
-    against, still = _shared_by(conditions), []
+    """Say how many repetitions would decide: in every open condition the effect that is next to speaking."""
+    against, needs, still = _shared_by(conditions), [], []
     for one in conditions:
         level = _shared_by(one)
-        still += [
-            (effect, effect.needed(level if effect.margin > 0 else against))
-            for effect in one
-            if not effect.speaks_for(level) and not effect.speaks_against(against)
-        ]
+        if any(effect.speaks_for(level) for effect in one):
+            continue
+        open_ones = [effect for effect in one if not effect.speaks_against(against)]
+        wanted = [effect.needed(level if effect.margin > 0 else against) for effect in open_ones]
+        known = [need for need in wanted if need is not None]
+        needs += [min(known) if known else None] if open_ones else []
+        still += open_ones
     if not still:
         return []
-    unit, here = still[0][0].unit, min(effect.n for effect, _ in still)
-    needs = [need for _, need in still if need is not None]
-    if len(needs) < len(still):
+    unit, here = still[0].unit, min(effect.n for effect in still)
+    if None in needs:
         return [
             f"to decide: more than {_MOST_NEEDED:,} {unit}, an estimate lies close to its threshold (there are {here})"
         ]
-    few = "at least" if any(effect.interval is None for effect, _ in still) else "about"
-    return [f"to decide: {few} {max(needs)} {unit} (there are {here})"]
+    few = "at least" if any(effect.interval is None for effect in still) else "about"
+    return [f"to decide: {few} {max(need for need in needs if need is not None)} {unit} (there are {here})"]
 
 
 @dataclass(frozen=True)

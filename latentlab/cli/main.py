@@ -32,14 +32,9 @@ from latentlab.cli import (
     train,
     trajectories,
 )
-from latentlab.errors import UserError
+from latentlab.errors import MORE_MEMORY, UserError, is_out_of_memory
 
 _DEBUG = "LATENTLAB_DEBUG"
-
-_MORE_MEMORY = (
-    "the memory of the GPU does not hold so much at a time: lower --batch-size (of a training raise optimiser.accumulate), give "
-    "smaller images, or --device cpu"
-)
 
 
 class _Commands(TyperGroup):
@@ -63,8 +58,8 @@ class _Commands(TyperGroup):
         except Exception as error:
             if _is_usage_error(error):
                 raise
-            if _is_out_of_memory(error):
-                _fail(f"error: {_MORE_MEMORY}", 2)
+            if is_out_of_memory(error):
+                _fail(f"error: {MORE_MEMORY}", 2)
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             _fail(f"internal error: {what} (latentlab --debug COMMAND ... shows where; please report it)", 1)
 
@@ -72,12 +67,6 @@ class _Commands(TyperGroup):
 def _is_usage_error(error: Exception) -> bool:
     """Whether typer itself found the mistake and will print it with the usage."""
     return hasattr(error, "exit_code") and hasattr(error, "show")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU has too little memory for what was asked; only torch says so, and if it did it is imported."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _fail(message: str, code: int) -> None:

@@ -42,10 +42,9 @@ _WORDS = ("identity", "status")
 """Roles of columns that hold words."""
 
 _MAYBE_EMPTY = ("control", "control_of", "error")
-"""Columns of words that any table may have."""
 
-_NAMES = ("tokenizer", "cluster", "family", "generator")
-"""The other columns of words: a label such as ``8`` or ``None`` is no number and not missing."""
+_NAMES = ("tokenizer", "cluster", "family", "generator", *_MAYBE_EMPTY)
+"""Columns of words of a study: a label such as ``8`` or ``None`` is no number and not missing."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +205,11 @@ def check_numbers(values: pd.Series, file: Path) -> None:
 
 
 def read_csv(file: Path, words: Sequence[str] = ()) -> pd.DataFrame:
-    """Return any CSV table; ``control``, ``control_of`` and ``error`` are words, empty where nothing stands.
+    """Return any CSV table; ``control``, ``control_of`` and ``error`` are words, empty where one is missing.
 
     Args:
         file: to read.
-        words: further columns whose values are taken as they stand.
+        words: columns whose values are taken as they stand, ``NA`` as a name.
 
     Raises:
         UserError: no such file, or not a table with a header and rows.
@@ -220,14 +219,14 @@ def read_csv(file: Path, words: Sequence[str] = ()) -> pd.DataFrame:
     try:
         _check_header(file)
         rows = pd.read_csv(file).copy()  # in one piece, or pandas warns of each added column
-        wanted = {*_MAYBE_EMPTY, *words} & {*rows}
-        texts = pd.read_csv(file, usecols=list(wanted), dtype=str, keep_default_na=False)
+        texts = pd.read_csv(file, usecols=sorted({*words} & {*map(str, rows)}), dtype=str, keep_default_na=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{file} is not a readable CSV table: {' '.join(str(error).split())}") from error
     if rows.empty:
         raise UserError(f"{file} has no rows")
-    for name in wanted:
-        rows[name] = texts[name]
+    for name in {*_MAYBE_EMPTY} & {*rows}:
+        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
+    rows[texts.columns] = texts
     return rows
 
 

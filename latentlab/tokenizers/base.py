@@ -16,7 +16,8 @@ class Tokenizer(nn.Module, ABC):
 
     Attributes:
         spec: name, release, kind, shapes and normalisation; goes into every store made with this tokenizer.
-        overrides: architecture fields that differ from what belongs to the weights, by request: latents depend on them too.
+        overrides: what latents depend on beside the specification and the weights: architecture fields that were asked for, and
+            the hash of a ``config.json`` beside the file.
     """
 
     spec: TokenizerSpec

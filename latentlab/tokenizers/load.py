@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from latentlab.errors import UserError
+from latentlab.files import file_sha256
 from latentlab.runtime import choose_device
 from latentlab.tokenizers.base import Tokenizer
 from latentlab.tokenizers.families import FAMILIES, LoadRequest
@@ -30,6 +31,9 @@ from latentlab.tokenizers.zoo import (
     readable,
     releases_of,
 )
+
+CONFIGURATION = "config.json"
+"""File beside published weights that may say what they are put into."""
 
 
 def load_tokenizer(
@@ -97,8 +101,14 @@ def load_tokenizer(
         raise UserError(f"{path} holds a tokenizer of the family '{chosen.family}', which this latentlab does not know")
     tokenizer = FAMILIES[chosen.family].load(request)
     if chosen.family != "mind":  # there the only one is a file, whose hash the specification has
-        tokenizer.overrides = overrides
+        tokenizer.overrides = {**overrides, **_configuration(request)}
     return tokenizer.to(device).to(memory_format=torch.channels_last)  # convolutions on CPUs: a third less time
+
+
+def _configuration(request: LoadRequest) -> dict[str, str]:
+    """Return the hash of a ``config.json`` beside the weights, which may have a say in the architecture; empty without one."""
+    file = request.beside(CONFIGURATION)
+    return {CONFIGURATION: file_sha256(file)} if file.is_file() else {}
 
 
 def embedded_file(name: str, release: Release) -> Path:

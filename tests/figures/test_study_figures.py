@@ -118,7 +118,7 @@ def test_bubbles_grow_with_the_distance() -> None:
     assert sorted(values) == pytest.approx(sorted(QUALITY["value"]))
     assert values == sorted(values, reverse=True)  # the smallest lies on top
     assert list(np.argsort([bubble.get_sizes()[0] for bubble in bubbles])) == list(np.argsort(values))
-    assert "R² of both together 0.91" in figure.get_supxlabel() and "cross validated 0.85" in figure.get_supxlabel()
+    assert "R² of both 0.91" in figure.get_supxlabel() and "cross validated 0.85" in figure.get_supxlabel()
     assert figure.axes[1].get_ylabel() == f"{TARGET} (squared distance of features)\nlower is better"
 
 

@@ -263,7 +263,8 @@ def test_names_from_which_something_is_left_out_stay_apart() -> None:
     slugs = [unique_slug(name) for name in others]
     assert len({*slugs}) == len(slugs) and all(re.fullmatch(r"[\w.-]{1,69}", one) for one in slugs)
     assert re.fullmatch(r"imagefolder-val-[0-9a-f]{8}", slugs[0])
-    assert re.fullmatch(r"val-[0-9a-f]{8}", unique_slug(Path("/data/a/val"))) != unique_slug(Path("/data/b/val"))
+    ours, theirs = (unique_slug(Path(f"/data/{one}/val")) for one in ("a", "b"))
+    assert re.fullmatch(r"val-[0-9a-f]{8}", ours) and ours != theirs
 
 
 def test_default_batch_fits_the_image_size() -> None:

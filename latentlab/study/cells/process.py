@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from latentlab import __version__
-from latentlab.errors import UserError
+from latentlab.errors import MORE_MEMORY, UserError, is_out_of_memory
 from latentlab.files import read_json, write_json
 from latentlab.study.stages.known import STAGES
 
@@ -133,6 +133,9 @@ def run_cell(folder: Path, device: str, began: float) -> int:
             print(error, flush=True)
             return INTERRUPTED
         except Exception as error:  # any: other cells of this process must not be lost
+            if is_out_of_memory(error):
+                print(f"error: {MORE_MEMORY}", flush=True)
+                return 2
             traceback.print_exc()
             print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
             return 1

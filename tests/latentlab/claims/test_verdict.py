@@ -82,6 +82,10 @@ def test_how_many_would_decide() -> None:
     assert "at least 3 seeds (there are 1)" in why and "no interval" in why
     assert "more than 1,000 seeds" in Judgement([(effect(0, 1),)], "", "", "").why()
     assert "to decide" not in Judgement([(FOR,)], "", "", "").why()
+    beside = Judgement([(FOR, effect(0.01, 1)), (effect(0.9, 1), effect(0.01, 1))], "", "", "")
+    assert (
+        "to decide: about 17 seeds" in beside.why()
+    )  # 10 (2.2414 / 1.96 / 0.9)^2; what holds and slower ones do not count
     clear = effect(
         -1.05, 1
     )  # at 95 %, but one of two conditions that could refute needs 97.5 %: n (2.2414 / 1.96 / 1.05)^2 = 12

@@ -131,7 +131,10 @@ def test_two_files_of_a_tokenizer_are_known_by_their_content(tmp_path: Path) -> 
     assert before.key == opened_by(folder / "taef2_decoder.pth").key
     assert before.places["weights"] == str(folder / "taef2_encoder.pth")
     (folder / "taef2_decoder.pth").write_text("another")
-    assert opened_by(folder).key != before.key
+    after = opened_by(folder)
+    assert after.key != before.key
+    (folder / "config.json").write_text("{}")  # may have a say in the architecture
+    assert opened_by(folder).key != after.key
     with pytest.raises(UserError, match=r"there is no file .*nowhere"):
         opened_by(tmp_path / "nowhere")
 
@@ -155,9 +158,10 @@ def test_the_weights_of_a_teacher_are_part_of_the_key(tmp_path: Path, monkeypatc
         keys.append(cell.key)
         assert cell.settings["networks"] == {"dinov3-l": hashlib.sha256(content.encode()).hexdigest()[:16]}
     assert keys[0] != keys[1]
-    adversary = "objectives.adversarial={kind: features}"
-    assert list(trained(adversary).settings["networks"]) == ["efficientnet-lite0"]
-    assert "networks" not in trained().settings
+    adversary = "objectives.adversarial={kind: features, network: dinov3-l}"
+    assert trained(adversary).settings["networks"] == cell.settings["networks"]
+    for shipped in ("seed=0", "objectives.alignment={network: efficientnet-lite0, repa: 1.0, weight: 0.5}"):
+        assert "networks" not in trained(shipped).settings
     file.path.unlink()
     with pytest.raises(UserError, match=r"tokenizer 'ae': .*dinov3-l|tokenizer 'ae': .*not on this machine"):
         trained(teacher)

@@ -1,5 +1,6 @@
 """Training, exporting and sampling every baseline on the embedded latents, with tiny networks."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def run(kind: str, out: Path, *overrides: str) -> Path:
     config = load_run(kind, f"{kind}-fashion", [*TINY, *overrides])
-    return train(config, lambda where: BaselineRecipe(config, where), out, device="cpu")
+    return train(config, partial(BaselineRecipe, config), out, device="cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +94,7 @@ def test_continues_bit_by_bit(kind: str, tmp_path: Path) -> None:
 def test_shipped_masked_generators_train_and_sample(name: str, tmp_path: Path) -> None:
     smaller = ["model.head_depth=1", "model.head_width=16", "preview.sampler.head_steps=2"]
     config = load_run("emigm", name, [*TINY, *smaller])
-    path = train(config, lambda where: BaselineRecipe(config, where), tmp_path / "run", device="cpu")
+    path = train(config, partial(BaselineRecipe, config), tmp_path / "run", device="cpu")
     network, header = load_baseline(path)
     codes = name in ("maskgit-fashion", "mdm-fashion")
     assert (header.affine is None) == codes and (network.config.vocab_size is not None) == codes
