@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latentlab.encoding import default_batch_size, weights_digest
 from latentlab.errors import UserError
+from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.config import MindConfig
 from mind.generate import Drawn
@@ -117,7 +118,7 @@ class MindGenerator:
         """Return the images [b,3,H,W] in [-1,1] of token ids [b,l]."""
         side = math.isqrt(self.model.config.tokens) * (self.tokenizer.spec.downsampling or 16)
         size = default_batch_size(side, self._device)
-        with torch.inference_mode():
+        with torch.inference_mode(), whole_float32():
             parts = tokens.view(len(tokens), *self.grid).split(size)
             return torch.cat([self.tokenizer.decode_indices(part).float() for part in parts])
 

@@ -11,7 +11,7 @@ from latentlab.measurement import Estimate
 from latentlab.pixels import to_unit_range
 from latentlab.quality.fidelity import image_scores, mean_score, to_uint8
 from latentlab.quality.perceptual import perceptual_distance
-from latentlab.runtime import progress
+from latentlab.runtime import progress, whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 
 
@@ -47,7 +47,8 @@ def reconstruction_scores(
     distance = perceptual_distance("st_lpips", device)  # always the same one, so that tables stay comparable
     counts = np.zeros(len(tokenizer.codebook), dtype=np.int64) if isinstance(tokenizer, DiscreteTokenizer) else None
     columns: list[dict[str, Tensor]] = []
-    with progress(f"reconstructing {images.name}", images.n) as advance, torch.inference_mode():
+    shown = progress(f"reconstructing {images.name}", images.n)
+    with shown as advance, torch.inference_mode(), whole_float32():
         for indices, pixels in images.batches(size):
             originals = pixels.to(device)
             decoded, codes = _reconstruct(tokenizer, to_unit_range(originals))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from latentlab.encoding import default_batch_size, weights_digest
 from latentlab.errors import UserError
+from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.baselines.ddpm_sampler import DdpmSamplerSettings, sample_ddpm
 from mind.baselines.flow_sampler import FlowSamplerSettings, sample_flow
@@ -131,7 +132,8 @@ class BaselineGenerator:
         """Return the images [b,3,H,W] in [-1,1] of normalised latents or of codes."""
         side = max(self.network.config.sides) * (self.tokenizer.spec.downsampling or 1)
         parts = latents.split(default_batch_size(side, self.network.device))
-        return torch.cat([self._decoded(part) for part in parts])
+        with whole_float32():
+            return torch.cat([self._decoded(part) for part in parts])
 
     def _decoded(self, latents: Tensor) -> Tensor:
         if self.affine is not None:

@@ -17,6 +17,7 @@ from latentlab.latents import ArrayLatents
 from latentlab.pixels import to_unit_range
 from latentlab.quality.fashion_classifier import load_fashion_classifier
 from latentlab.quality.fidelity import to_uint8
+from latentlab.quality.reconstruction import reconstruction_scores
 from latentlab.quality.sample_file import write_sample_file
 from latentlab.study.generated_latents import FILE, PARTS, generate_with_latents, read_generated_latents
 from latentlab.study.quality_lost import latent_quality, reconstruct, reconstruction_quality, sample_quality
@@ -65,6 +66,15 @@ def test_latents_decode_to_the_images(tmp_path: Path) -> None:
     difference = np.abs(decoded.numpy().astype(int) - made.images.levels(everything))
     assert difference.max() <= 1  # decoded in one batch, which rounds otherwise
     assert not list((tmp_path / "run" / PARTS).glob("*"))
+
+
+def test_samples_and_reconstructions_are_decoded_in_float32_on_a_gpu(tmp_path: Path) -> None:
+    """As far as a CPU can tell: what a GPU is told while the decoder runs."""
+    generator, told = sit(tmp_path), []
+    generator.tokenizer.decoder.register_forward_pre_hook(lambda *_: told.append(torch.backends.cudnn.allow_tf32))
+    generate(generator, tmp_path / "run", n=2)
+    reconstruction_scores(generator.tokenizer, open_data("fashion:test", limit=2))
+    assert told == [False, False]
 
 
 def test_batches_of_generation_have_as_many_tokens_whatever_the_patch(tmp_path: Path) -> None:
