@@ -61,7 +61,7 @@ title: A made-up study
 images: fashion:train
 held_out_images: fashion:test
 held_out_limit: {N}
-tokenizers: [{{label: ae, cluster: baseline, train: ae}}]
+tokenizers: [{{label: ae, cluster: baseline, family: conv, train: ae}}]
 measure: {{viv: , lds: {{far: 4}}}}
 generators: [{{label: sit, kind: sit, base: sit-fashion}}]
 samples: 100
