@@ -61,6 +61,7 @@ class _Collected:
         known: what became of every cell.
         columns: name -> column, in order of their first appearance.
         variants: column of a measurement -> variant -> what is of it.
+        refusals: column of a measurement -> why latents cannot have it -> labels of the tokenizers, in order.
         results: key -> what a finished cell's stage returned.
         seconds: key -> how long it took.
     """
@@ -69,6 +70,7 @@ class _Collected:
     known: Mapping[str, CellState]
     columns: dict[str, Column] = field(default_factory=dict)
     variants: dict[str, dict[str, _Variant]] = field(default_factory=dict)
+    refusals: dict[str, dict[str, dict[str, None]]] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ def collect(out: Path) -> StudyTable:
     found = _Collected(out, states(graph, out))
     rows = [_row(row, found) for row in graph.rows]
     _keep_what_compares(found)
+    _say_what_cannot_be(found)
     table = _table(rows, found.columns)
     table.write(out)
     _write_floors(graph, found)
@@ -120,6 +123,9 @@ def _row(row: Row, found: _Collected) -> dict[str, Any]:
             continue
         seconds += found.time(cell)
         result = found.result(cell)
+        if reason := result.get("refused"):
+            name = f"m_{role.removeprefix('measure ')}"
+            found.refusals.setdefault(name, {}).setdefault(reason, {})[row.identity["tokenizer"]] = None
         for value in values_of(role, result):
             name = value.column.name
             found.columns.setdefault(name, value.column)
@@ -151,6 +157,15 @@ def _keep_what_compares(found: _Collected) -> None:
             for row in rows:
                 _empty(row, name)
         found.columns[name] = replace(column, meaning=column.meaning + told)
+
+
+def _say_what_cannot_be(found: _Collected) -> None:
+    """Let columns say of which tokenizers there can be no number, and why."""
+    for name, reasons in found.refusals.items():
+        if name in found.columns:
+            told = "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in reasons.items())
+            column = found.columns[name]
+            found.columns[name] = replace(column, meaning=f"{column.meaning} Not there for {told}.")
 
 
 def _empty(row: dict[str, Any], name: str) -> None:

@@ -144,6 +144,18 @@ def test_another_variant_of_a_measurement_is_left_out_where_most_rows_have_one(
     assert table.rows["gfd_fashion_classifier"].notna().all() and set(table.rows["error"]) == {""}
 
 
+def test_a_column_says_of_which_tokenizers_it_cannot_be(finished: tuple[Path, Schedule], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    mixed = cell_of(finished[1].graph, "measure", "rmsc of mixed").folder(out) / "result.json"
+    mixed.write_text(json.dumps({"refused": "these latents have no grid"}))
+    table, before = collect(out), collect(finished[0])
+    assert table.rows.loc[table.rows["tokenizer"] == "mixed", "m_rmsc"].isna().all()
+    meaning = before.column("m_rmsc").meaning
+    assert table.column("m_rmsc").meaning == f"{meaning} Not there for mixed (these latents have no grid)."
+    assert set(table.rows["error"]) == {""} and not [one for one in before.columns if "Not there for" in one.meaning]
+
+
 def test_companions_that_only_left_out_rows_have_are_no_columns(
     finished: tuple[Path, Schedule], tmp_path: Path
 ) -> None:
