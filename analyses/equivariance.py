@@ -21,7 +21,7 @@ from analyses.affine import INTERPOLATIONS, KINDS, Interpolation, Kind, Transfor
 from analyses.decoding import Encode, encoded
 from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab.data.subset import choose_subset
-from latentlab.errors import UserError, unknown_name
+from latentlab.errors import Unmeasurable, UserError, unknown_name
 from latentlab.latents import ChannelMoments, Latents, channel_moments
 from latentlab.measurement import Estimate, Measurement, MetricCard
 from latentlab.pixels import ChosenPixels, Pixels
@@ -50,7 +50,7 @@ class _Encoder:
     def __call__(self, images: Tensor, what: str = "images") -> Tensor:
         latents = encoded(self.encode, images, what)
         if latents.ndim != 4:
-            raise UserError(
+            raise Unmeasurable(
                 f"equivariance needs latents on a grid [n,c,h,w], and this tokenizer gives {list(latents.shape[1:])}: "
                 "1-D tokens have no place in the image that could be turned or resized"
             )

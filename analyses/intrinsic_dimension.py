@@ -18,7 +18,7 @@ from analyses.cells import random_cells
 from analyses.intervals import REPLICATES, percentile_interval
 from analyses.neighbours import nearest
 from latentlab.data.subset import choose_subset
-from latentlab.errors import UserError, unknown_name
+from latentlab.errors import Unmeasurable, UserError, unknown_name
 from latentlab.latents import BATCH_BYTES, Latents
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.registry import measurement
@@ -165,11 +165,11 @@ def _distances(points: Tensor, neighbours: np.ndarray) -> np.ndarray:
 
 
 def _refuse_ties(distances: np.ndarray) -> None:
-    """Raise `UserError` where r_k / r_1 of most points, from their distances [m,k], is one number: 1 on an even lattice."""
+    """Raise `Unmeasurable` where r_k / r_1 of most points, from their distances [m,k], is one number: 1 on an even lattice."""
     ratios = np.log(distances[:, -1] / distances[:, 0])
     tied = int((np.abs(ratios - np.median(ratios)) < _TIE).sum())
     if 2 * tied > len(distances):
-        raise UserError(
+        raise Unmeasurable(
             f"{tied} of {len(distances)} points are equally placed among their {distances.shape[1]} nearest neighbours, as on a "
             "lattice: such latents have no intrinsic dimension"
         )

@@ -110,7 +110,7 @@ def lnc(
     fractions = {size: same[:, :size].mean(1) for size in sizes}
     values = np.array([f.mean() for f in fractions.values()])
     influences = np.stack([_influences(same, neighbours, size) for size in sizes], axis=1)
-    replicates = (values + bootstrap_means(influences, seed)).clip(0, 1).T
+    replicates = (values + bootstrap_means(influences, seed)).clip(*SHARE).T
     estimates = {
         size: Estimate(float(value), percentile_interval(r, len(labels), SHARE))
         for size, value, r in zip(sizes, values, replicates, strict=True)

@@ -15,7 +15,7 @@ from latentlab.analysis_figures import draw_figures, remove_figures
 from latentlab.codec import Codec, codec_of
 from latentlab.data.base import ImageSet
 from latentlab.encoding import cached_store_path, encode_images
-from latentlab.errors import UserError
+from latentlab.errors import Unmeasurable, UserError
 from latentlab.files import digest, file_sha256
 from latentlab.finished import FinishedSteps
 from latentlab.latents import Latents
@@ -166,11 +166,13 @@ class Outcome:
     Attributes:
         measurements: the finished ones.
         refused: name -> reason of those that cannot be made of these latents.
+        unmeasurable: names of those among them that no such latents have.
         reused: names of those taken over from an earlier run.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    unmeasurable: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
 
     @classmethod
@@ -178,10 +180,12 @@ class Outcome:
         """Return what all ranks found, in the order of ``names``."""
         measured = {m.name: m for part in parts for m in part.measurements}
         refused = {name: reason for part in parts for name, reason in part.refused.items()}
+        unmeasurable = {name for part in parts for name in part.unmeasurable}
         reused = {name for part in parts for name in part.reused}
         return cls(
             [measured[name] for name in names if name in measured],
             {name: refused[name] for name in names if name in refused},
+            [name for name in names if name in unmeasurable],
             [name for name in names if name in reused],
         )
 
@@ -198,6 +202,8 @@ def measure_all(inputs: "Inputs", names: Sequence[str], finished: FinishedSteps)
                     fresh = _measure(name, call, inputs, again=name in finished)
             except UserError as error:
                 outcome.refused[name] = str(error)
+                if isinstance(error, Unmeasurable):
+                    outcome.unmeasurable.append(name)
                 continue
             if kept is None:
                 finished.put(name, call.key, fresh)

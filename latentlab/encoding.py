@@ -329,8 +329,13 @@ def weights_digest(tokenizer: Tokenizer) -> str:
         return digest([tokenizer.spec.weights_sha256, dict(tokenizer.overrides)])
     if tokenizer.spec.weights_sha256:
         return tokenizer.spec.weights_sha256
+    return parameters_digest(tokenizer)
+
+
+def parameters_digest(network: torch.nn.Module) -> str:
+    """Return the SHA-256 of all parameters and buffers, for a network that comes from no file."""
     seen = hashlib.sha256()
-    for name, tensor in tokenizer.state_dict().items():
+    for name, tensor in network.state_dict().items():
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()

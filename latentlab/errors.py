@@ -9,6 +9,10 @@ class UserError(ValueError):
     """A mistake the user can mend: one line saying what is wrong, where, and what to do. The command line exits with 2."""
 
 
+class Unmeasurable(UserError):
+    """Latents were asked for a property that such latents cannot have: nobody's mistake, and no number."""
+
+
 MORE_MEMORY = (
     "the memory of the GPU does not hold so much at a time: lower --batch-size (of a training raise optimiser.accumulate), give "
     "smaller images, or --device cpu"

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentlab.encoding import default_batch_size, weights_digest
+from latentlab.encoding import default_batch_size, parameters_digest, weights_digest
 from latentlab.errors import UserError
 from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
 from mind.config import MindConfig
 from mind.generate import Drawn
 from mind.network import Mind
-from mind.parameters import parameters_digest
 from mind.sampler import sample
 from mind.settings import SamplerSettings
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentlab.encoding import default_batch_size, weights_digest
+from latentlab.encoding import default_batch_size, parameters_digest, weights_digest
 from latentlab.errors import UserError
 from latentlab.runtime import whole_float32
 from latentlab.tokenizers.base import DiscreteTokenizer, Tokenizer
@@ -18,7 +18,6 @@ from mind.baselines.masked_sampler import sample_masked
 from mind.baselines.masked_settings import MaskedSamplerSettings
 from mind.baselines.transformer import LatentTransformer
 from mind.generate import Drawn
-from mind.parameters import parameters_digest
 
 _CPU_TOKENS, _GPU_TOKENS = 1 << 11, 1 << 16
 """Tokens sampled at a time: of few tokens a CPU wants more images, or calling its kernels costs more than they do."""

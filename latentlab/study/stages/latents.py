@@ -31,9 +31,7 @@ def measure(cell: CellRun) -> dict[str, Any]:
     if lacking := missing_needs(name, inputs.latents, inputs.offered()):
         return {"refused": f"these latents have no {' and no '.join(lacking)}"}
     outcome = measure_all(inputs, [name], FinishedSteps(cell.folder / "measurements"))
-    if (
-        outcome.refused and inputs.latents.grid is None
-    ):  # what only the encoder shows: 1-D tokens cannot be turned or resized
+    if outcome.unmeasurable:
         return {"refused": outcome.refused[name]}
     if outcome.refused:
         raise UserError(outcome.refused[name])

@@ -9,6 +9,7 @@ import torch
 from analyses.embedding import umap_points
 from latentlab import TokenizerSpec
 from latentlab.data import open_data
+from latentlab.errors import UserError
 from latentlab.files import read_json, write_json
 from latentlab.pixels import SetPixels
 from latentlab.quality.features import feature_extractor
@@ -97,3 +98,25 @@ def test_what_1d_tokens_cannot_have_is_no_failure(tokenizer: str, refused: bool,
     told = measure(cell)
     assert (told["refused"] is not None) is refused
     assert "1-D tokens" in told["refused"] if refused else told["value"] > 0
+
+
+def measured(folder: Path, name: str, latents: torch.Tensor, labels: np.ndarray) -> dict[str, object]:
+    """Return what the stage makes of a measurement of latents [n,c,h,w]."""
+    spec = TokenizerSpec("toy", "test", "continuous", "grid", channels=latents.shape[1])
+    writer = StoreWriter(folder / "encode" / "latents", request={}, spec=spec)
+    writer.append(latents, labels)
+    writer.finish()
+    write_json(folder / "encode" / RESULT, {"latents": "latents"})
+    settings = {"measurement": name, "parameters": {}, "seed": 0}
+    cell = CellRun(folder / "measure", settings, {}, {"latents": Finished(folder / "encode")}, "cpu")
+    cell.folder.mkdir()
+    return measure(cell)
+
+
+def test_a_property_that_latents_lack_is_no_failure_and_a_mistake_is_one(tmp_path: Path) -> None:
+    """Codes of signs on a grid have no intrinsic dimension; classes of one image give no LNC, which other images would."""
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6)[:, :, None, None]
+    told = measured(tmp_path / "signs", "intrinsic_dimension", signs, np.arange(64) % 2)
+    assert "such latents have no intrinsic dimension" in str(told["refused"])
+    with pytest.raises(UserError, match="lnc needs a class with at least 2 images"):
+        measured(tmp_path / "classes", "lnc", LATENTS, np.arange(40))
