@@ -13,7 +13,7 @@ from latentlab.cli.main import _Commands
 from latentlab.study.analysis.brought_csv import read_any
 from latentlab.study.table import StudyTable
 
-from .study.example_study import example_study
+from ..study.example_study import example_study
 
 app = typer.Typer(cls=_Commands)
 app.command("correlate")(correlate)
