@@ -197,6 +197,8 @@ def main(arguments: Sequence[str]) -> int:
     """Do the cells one after the other; return the greatest exit status."""
     import psutil
 
+    from latentlab.runtime import prepare_threads
+
     parser = argparse.ArgumentParser(prog="python -m latentlab.study.cells.process")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--device", default="cpu")
@@ -204,6 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.parent is not None:
         _die_with(asked.parent)
+    prepare_threads()
     worst, began = 0, psutil.Process().create_time()
     for folder in asked.folders:
         worst = max(worst, run_cell(folder.resolve(), asked.device, began))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from latentlab.runtime import progress, usable_cpus
+from latentlab.runtime import keep_freed_memory, progress, usable_cpus
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _each(tasks: Sequence[Callable[[], Any]], jobs: int) -> Iterator[tuple[int, 
         return
     # not forked: threads of torch do not survive that
     context = multiprocessing.get_context("spawn")
-    with _threads(jobs), ProcessPoolExecutor(min(jobs, len(tasks)), context) as pool:
+    with _threads(jobs), ProcessPoolExecutor(min(jobs, len(tasks)), context, keep_freed_memory) as pool:
         waiting = {pool.submit(_attempted, task): number for number, task in enumerate(tasks)}
         try:
             for done in as_completed(waiting):
