@@ -21,7 +21,7 @@ from latentlab.finished import FinishedSteps
 from latentlab.latents import Latents
 from latentlab.measurement import SCHEMA_VERSION, Measurement
 from latentlab.pixels import Pixels, SetPixels
-from latentlab.prediction import chosen_predictors, told_prediction
+from latentlab.prediction import chosen_predictors, options_of_study, told_prediction
 from latentlab.ranks import Ranks
 from latentlab.registry import (
     MeasurementFunction,
@@ -116,7 +116,8 @@ def analyze(
         ranks: processes that share the work, all of them in this call: each measurement is made whole by one of them, so that
             no value depends on their number. Rank 0 writes.
         draw: also draw the figures, which takes longer than many measurements.
-        predictor: predicts generation quality of the measurements; None for those that ship for these images, if any.
+        predictor: predicts generation quality of the measurements, which are made as in its study where ``options`` do not say
+            otherwise; None for the predictors that ship for these images, if any, of measurements that happen to be made so.
 
     Returns:
         The results (on rank 0). A measurement that cannot be made of these latents is in ``refused`` with the reason; the
@@ -128,6 +129,8 @@ def analyze(
     names = chosen_metrics(metrics)
     checked = {name: checked_parameters(name, given) for name, given in (options or {}).items()}
     predictors = chosen_predictors(predictor, subject.images)
+    if predictor is not None:
+        checked = options_of_study(predictor, checked)
     make_writable(out)
     _ = subject.latents.moments  # non-finite latents end the analysis here, before anything is measured
     finished = FinishedSteps(out / "measurements")

@@ -33,6 +33,21 @@ def settings_of(name: str, given: Mapping[str, Any]) -> Setting:
     return Setting(json.loads(json.dumps(settings, default=str)), bool(card_of(name).bias))
 
 
+def options_of_study(predictor: Predictor, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the parameters with which the predictor's study measured, where they are no defaults; ``given`` ones come first.
+
+    Raises:
+        UserError: a measurement or a parameter that this latentlab does not have.
+    """
+    options = {name: dict(parameters) for name, parameters in given.items()}
+    for measured in predictor.measurements:
+        usual = settings_of(measured.name, {}).parameters
+        there = {key: value for key, value in measured.parameters.items() if key not in usual or usual[key] != value}
+        if there:
+            options[measured.name] = checked_parameters(measured.name, there) | options.get(measured.name, {})
+    return options
+
+
 def chosen_predictors(asked: Predictor | None, images: "ImageSet | None") -> tuple[Predictor, ...]:
     """Return the predictor that was asked for, else the shipped ones of the data set that ``images`` are of.
 
@@ -110,7 +125,10 @@ def _check_measurements(predictor: Predictor, results: "Results", options: Mappi
     for measured in predictor.measurements:
         here = settings_of(measured.name, options.get(measured.name, {})).parameters
         if difference := first_difference(measured.parameters, dict(here)):
-            raise UserError(f"{measured.name} was made in another way than in the study: {difference}")
+            raise UserError(
+                f"{measured.name} was made in another way than in the study: {difference}; --predictor FILE without --set "
+                f"{measured.name}... makes it as there"
+            )
 
 
 def _why(lacking: Sequence[str], results: "Results") -> str:

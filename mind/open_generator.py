@@ -44,7 +44,7 @@ def open_generator(
     tokenizer: TokenizerChoice = TokenizerChoice(),
     precision: str | None = None,
     device: torch.device | str = "cpu",
-    averaged: bool = False,
+    averaged: bool | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> MindGenerator:
     """Return MIND with these weights, ready to draw.
@@ -56,24 +56,24 @@ def open_generator(
         tokenizer: what decodes the tokens, where it is not to be what the weight file says.
         precision: None for the released run's for the authors' weights, else ``float32``.
         device: where everything runs.
-        averaged: take the averaged weights, of a training run or of the authors' container, instead of the raw ones.
+        averaged: whether to take the averaged or the raw weights, of a training run or of the authors' container; None for the
+            raw ones, which the published numbers are of, and for what a file of ours holds.
         model: fields of `MindConfig` that the authors' container does not tell.
 
     Raises:
         UserError: weights or tokenizer that are missing, damaged or do not fit each other, an unknown setting or value, or
             something asked of a weight file that does not have it.
     """
-    path = weight_file(weights, averaged)
+    path = weight_file(weights, bool(averaged))
     if _is_ours(path):
         header = read_header(path)
         if model:
             raise UserError(f"{path} says what model it holds: leave out {', '.join(model)}")
-        if averaged and header.metadata.get("weights") != "averaged":
-            raise UserError(f"{path} holds raw weights only: give the folder of a training run, or leave averaging out")
+        check_weighting(path, header.metadata, averaged)
         record, recommended = header.tokenizer, _recommended(path, header.metadata)
         mind = load_mind(path)
     else:
-        mind, record, recommended = load_released(path, ema=averaged, **(model or {})), None, {}
+        mind, record, recommended = load_released(path, ema=bool(averaged), **(model or {})), None, {}
     chosen = sampler_settings({**recommended, **(settings or {})})
     decoder = chosen_tokenizer(tokenizer, record, path)
     return MindGenerator(
@@ -102,6 +102,14 @@ def weight_file(weights: str | Path, averaged: bool = False) -> Path:
             f"{folder} holds no {file.name}: is it the folder of `latentlab train mind`, and is the run finished?"
         )
     return file
+
+
+def check_weighting(path: Path, metadata: Mapping[str, str], averaged: bool | None) -> None:
+    """Raise `UserError` unless the weight file holds averaged or raw weights as asked; None asks for neither."""
+    if averaged is None or averaged == (metadata.get("weights") == "averaged"):
+        return
+    held, other = ("raw", "--averaged") if averaged else ("averaged", "--raw")
+    raise UserError(f"{path} holds {held} weights only: give the folder of a training run, or leave out {other}")
 
 
 def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:

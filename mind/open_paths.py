@@ -35,7 +35,7 @@ def open_paths(
     tokenizer: TokenizerChoice = TokenizerChoice(),
     precision: str | None = None,
     device: torch.device | str = "cpu",
-    averaged: bool = False,
+    averaged: bool | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> OpenedPaths:
     """Return the paths of the generator with these weights, whatever its kind, in 50 Euler steps without guidance by default.
@@ -46,7 +46,8 @@ def open_paths(
         tokenizer: what made the latents, where it is not to be what the weight file says.
         precision: None for ``float32``, whatever the weights are usually run in: rounded states do not go straight.
         device: where everything runs.
-        averaged: take the averaged weights of a training run's folder.
+        averaged: whether to take the averaged or the raw weights of a training run; None for what is published of the kind: raw
+            ones of MIND, averaged ones of the others.
         model: fields of `MindConfig` that the authors' checkpoint does not tell.
 
     Raises:

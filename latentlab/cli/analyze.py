@@ -73,7 +73,8 @@ def analyze(
         typer.Option(
             "--predictor",
             metavar="FILE",
-            help="Predict generation quality with this one, of `latentlab study predictor` (default: what ships for the data).",
+            help="Predict generation quality with this one, of `latentlab study predictor`; what it needs is measured as in its "
+            "study (default: what ships for the data).",
         ),
     ] = None,
     device: Device = "auto",

@@ -33,7 +33,11 @@ _DEFAULT_DATA = "fashion:test"
 def compare(
     tokenizers: Annotated[
         str | None,
-        typer.Option("--tokenizers", metavar="NAMES", help="Comma-separated tokenizers, each NAME or NAME:RELEASE."),
+        typer.Option(
+            "--tokenizers",
+            metavar="NAMES",
+            help="Comma-separated tokenizers, each NAME, NAME:RELEASE or NAME=WEIGHTS (a file, or its folder).",
+        ),
     ] = None,
     latents: Annotated[
         str | None,
@@ -99,9 +103,15 @@ def compare(
         told = particulars(*names, source, limit, masks=masks, image_size=image_size, seed=seed)
         folder = out or Path("runs") / "-".join(["compare", *told])
         models = {}
-        for name in names:  # all of them first: a missing one must not show after an hour
-            bare, _, release = name.partition(":")
-            models[name] = open_tokenizer(bare, source, release=release or None, device=where)
+        for text, short in zip(names, _without_weights(names), strict=True):
+            # all of them first: a missing one must not show after an hour
+            name, given, weights = text.partition("=")
+            if given and not weights:
+                raise UserError(f"--tokenizers {text}: name the weights after '=', or leave it out")
+            name, _, release = name.partition(":")
+            models[short] = open_tokenizer(
+                name, source, weights=Path(weights) if weights else None, release=release or None, device=where
+            )
         images = open_data(source, image_size=image_size, limit=limit, masks=masks, skip_bad=skip_bad, seed=seed)
         make_writable(folder)
         for name, model in models.items():
@@ -142,6 +152,12 @@ def _check(tokenizers: str | None, latents: str | None, names: list[str], for_im
     misplaced = [option for option, value in for_images.items() if value is not None]
     if latents is not None and misplaced:
         raise UserError(f"{misplaced[0]} goes with --tokenizers: --latents are measured as they are")
+
+
+def _without_weights(names: list[str]) -> list[str]:
+    """Return the names without their weights; with them where the same name is there twice."""
+    bare = [name.partition("=")[0] for name in names]
+    return [short if bare.count(short) == 1 else name for name, short in zip(names, bare, strict=True)]
 
 
 def _short_names(folders: list[str]) -> list[str]:

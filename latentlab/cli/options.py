@@ -87,6 +87,14 @@ SamplerOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="Sampler setting (cfg_scale=1.5, steps=100); may be repeated."),
 ]
+Averaged = Annotated[
+    bool | None,
+    typer.Option(
+        "--averaged/--raw",
+        help="Which weights of a training run (default: as published of the kind, raw ones of MIND, averaged ones of others).",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 
 
@@ -156,6 +164,11 @@ def particulars(
 
     told = [*given, masks, image_size and f"{image_size}px", f"seed{seed}" if seed else None]
     return [unique_slug(one if isinstance(one, Path) else str(one)) for one in told if one is not None]
+
+
+def weighting_told(averaged: bool | None) -> str | None:
+    """Return which weights were asked for, for the name of a default folder; None if nothing was said."""
+    return None if averaged is None else "averaged" if averaged else "raw"
 
 
 def as_seen_here(folder: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from latentlab.cli.options import (
+    Averaged,
     DecoderName,
     DecoderRelease,
     DecoderWeights,
@@ -16,6 +17,7 @@ from latentlab.cli.options import (
     at_least,
     check_folder,
     parsed_settings,
+    weighting_told,
 )
 from latentlab.errors import UserError
 
@@ -74,10 +76,7 @@ def _add(kind: str, what: str, default: str | None) -> None:
             typer.Option("--batch-size", metavar="N", help="Images at a time (default: by model and device)."),
         ] = None,
         precision: Precision = None,
-        averaged: Annotated[
-            bool,
-            typer.Option("--averaged", help="Take averaged weights (of a training run: mind_ema), not the raw ones."),
-        ] = False,
+        averaged: Averaged = None,
         model: Annotated[
             list[str] | None,
             typer.Option(
@@ -132,13 +131,12 @@ def _add(kind: str, what: str, default: str | None) -> None:
             named = list(range(min(_CLASSES, generator.num_classes)))
         count = n or (per_class or _PER_CLASS) * len(named or range(generator.num_classes))
         rule = labels if labels != "equal" else None
-        weighting = "averaged" if averaged else None
         particulars = [
             n,
             per_class,
             classes,
             rule,
-            weighting,
+            weighting_told(averaged),
             precision,
             *(settings or []),
             *(model or []),

@@ -9,6 +9,7 @@ import typer
 
 from latentlab.cli.options import (
     AsJson,
+    Averaged,
     DecoderName,
     DecoderRelease,
     DecoderWeights,
@@ -19,6 +20,7 @@ from latentlab.cli.options import (
     at_least,
     check_folder,
     parsed_settings,
+    weighting_told,
 )
 from latentlab.errors import UserError
 
@@ -81,9 +83,7 @@ def trajectories(
         str | None,
         typer.Option("--precision", metavar="NAME", help="float32 (default), autocast or, of MIND, released_bf16."),
     ] = None,
-    averaged: Annotated[
-        bool, typer.Option("--averaged", help="Take the averaged weights of a training run, not the raw ones.")
-    ] = False,
+    averaged: Averaged = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,7 +134,7 @@ def trajectories(
     )
     name = _name_of(weights, opened.kind)
     particulars = [n, *(settings or []), *(model or []), store and store.resolve().name, data, limit, seed or None]
-    particulars += [precision, "averaged" if averaged else None]
+    particulars += [precision, weighting_told(averaged)]
     told = "-".join(["trajectories", opened.kind, name, *(str(one) for one in particulars if one is not None)])
     folder = out or _RUNS / unique_slug(told)
     with joined_ranks() as ranks:

@@ -12,6 +12,7 @@ from latentlab import tokenizers
 from latentlab.data import open_data
 from latentlab.encoding import cached_store_path, encode_images
 from latentlab.errors import UserError
+from latentlab.files import file_sha256
 from latentlab.tokenizers import load_tokenizer
 from latentlab.trajectories import measure_paths
 from latentlab.weights import read_metadata
@@ -72,7 +73,7 @@ def test_opened_by_file_and_by_folder_as_an_ode(kind: str, tmp_path: Path) -> No
     assert (sampler["steps"], sampler["cfg_scale"]) == (50, 1.0) and opened.paths.facts()["generator"] == kind
     assert len(opened.paths.times) == 51 and opened.paths.times[-1] == 1 and opened.paths.times[0] < 0.01
     assert opened.tokenizer.spec.name == ("ibq" if kind == "mind" else "kl")
-    quick = open_paths(file.parent, settings={"steps": 4, "cfg_scale": 2.0})
+    quick = open_paths(file.parent, averaged=False, settings={"steps": 4, "cfg_scale": 2.0})
     labels = torch.arange(5)
     found = [measure_paths(quick.paths, labels, seed=3, batch_size=size) for size in (5, 2)]
     assert found[0].value == pytest.approx(found[1].value, rel=1e-5) and -1 < found[0].value < 1
@@ -92,17 +93,25 @@ def test_latents_are_normalised_as_the_weights_say(tmp_path: Path, monkeypatch: 
         opened.paths.latents(other)
 
 
-def test_averaged_weights_are_the_other_file(tmp_path: Path) -> None:
+def test_of_a_run_the_averaged_weights_are_taken_unless_the_raw_ones_are_asked_for(tmp_path: Path) -> None:
     file = weights(tmp_path, "sit")
     with pytest.raises(UserError, match=r"holds no sit_ema\.safetensors"):
-        open_paths(tmp_path, averaged=True)
+        open_paths(tmp_path)
     state = {name: 2 * tensor for name, tensor in load_file(file).items()}
     kept = LatentTransformer(transformer_sized("sit-s", **SHAPE, in_channels=8, input=(8, 8), patch=4))
     kept.load_state_dict(state)
     header = {"weights": "averaged"}
-    save_baseline(tmp_path / "sit_ema.safetensors", kept, "sit", Affine(SHIFT, SCALE), KL, torch.float32, header)
-    sums = [open_paths(tmp_path, averaged=averaged).paths.facts()["weights_sha256"] for averaged in (False, True)]
-    assert sums[0] != sums[1]
+    averages = tmp_path / "sit_ema.safetensors"
+    save_baseline(averages, kept, "sit", Affine(SHIFT, SCALE), KL, torch.float32, header)
+    sums = {
+        averaged: open_paths(tmp_path, averaged=averaged).paths.facts()["weights_sha256"]
+        for averaged in (None, False, True)
+    }
+    assert sums == {None: file_sha256(averages), True: file_sha256(averages), False: file_sha256(file)}
+    assert open_paths(file).paths.facts()["weights_sha256"] == file_sha256(file)
+    for path, averaged, said in ((file, True, "raw weights only.* leave out --averaged"), (averages, False, "--raw")):
+        with pytest.raises(UserError, match=said):
+            open_paths(path, averaged=averaged)
 
 
 def test_what_has_no_paths_is_refused(tmp_path: Path) -> None:

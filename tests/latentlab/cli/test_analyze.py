@@ -138,11 +138,22 @@ def test_bad_arguments_of_analyze(arguments: list[str], message: str, weights: P
         (["--tokenizers", "ae,kl", "--metrics", "lnc", "--set", "lnc.kk=3"], "unknown parameter of 'lnc' 'kk'"),
         (["--tokenizers", "ae,kl", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["--latents", "x,y", "--batch-size", "8"], "--batch-size goes with --tokenizers"),
+        (["--tokenizers", "ae,kl="], "--tokenizers kl=: name the weights after '='"),
+        (["--tokenizers", "ae,kl=no.safetensors"], "no.safetensors"),
     ],
 )
 def test_bad_arguments_of_compare(arguments: list[str], message: str, home: Path) -> None:
     assert message in refusal("compare", *arguments)
     assert not Path("runs").exists() and not home.exists()
+
+
+def test_a_comparison_of_weights_of_ones_own(weights: Path, home: Path) -> None:
+    command = ("compare", "--limit", 60, "--metrics", "rmsc", "--json")
+    once = latentlab(*command, "--tokenizers", f"ae,ibq={weights}")
+    assert once.exit_code == 0, once.output
+    assert set(json.loads(once.stdout)["names"]) == {"ae", "ibq"}
+    twice = latentlab(*command, "--tokenizers", f"ibq,ibq={weights}")
+    assert set(json.loads(twice.stdout)["names"]) == {"ibq", f"ibq={weights}"}
 
 
 def test_default_folders_of_plain_cases_are_named_plainly(tmp_path: Path) -> None:

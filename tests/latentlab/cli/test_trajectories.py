@@ -141,7 +141,9 @@ def test_a_flow_beside_an_earlier_run(weights: Path, flow: Path, here: Path) -> 
     options = ("--n", 4, "--set", "steps=5")
     assert called("--weights", weights, *options, "--out", "earlier run").exit_code == 0
     data = ("--data", "fashion:test", "--limit", 160)
-    result = called("--weights", flow.parent, *options, *data, "--beside", "earlier run", "--out", "a flow's run")
+    result = called(
+        "--weights", flow.parent, "--raw", *options, *data, "--beside", "earlier run", "--out", "a flow's run"
+    )
     assert result.exit_code == 0, result.output
     assert f"Sampling paths of SiT {flow.parent.name}: 4 paths of 5 steps" in result.stdout
     assert f"straightness of MIND {weights.parent.name}" in result.stdout

@@ -12,7 +12,7 @@ from latentlab import UserError, analysis_figures, open_data
 from latentlab.analyze import analyze, subject_of_folder, subject_of_tokenizer
 from latentlab.cli.main import app
 from latentlab.encoding import open_tokenizer
-from latentlab.prediction import settings_of, told_prediction
+from latentlab.prediction import options_of_study, settings_of, told_prediction
 from latentlab.report_table import print_results, write_summary
 from latentlab.results import Results
 from latentlab.study.predictor import file as predictor_file
@@ -106,7 +106,7 @@ def test_the_file_says_what_it_is_made_of(predictor: Predictor, measured: Result
 
 
 def test_analyze_shows_the_prediction(file: Path, tmp_path: Path) -> None:
-    command = ["analyze", "--tokenizer", "ae", "--limit", str(N), "--metrics", "viv,lds", "--set", "lds.far=4"]
+    command = ["analyze", "--tokenizer", "ae", "--limit", str(N), "--metrics", "viv,lds"]  # lds.far=4 as in the study
     result = CliRunner().invoke(app, [*command, "--predictor", str(file), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     shown = [one for one in result.stdout.splitlines() if one.startswith(f"predicted {TARGET} (sit, guidance 1.5): ")]
@@ -115,6 +115,22 @@ def test_analyze_shows_the_prediction(file: Path, tmp_path: Path) -> None:
     assert [one["text"] for one in written] == shown
     assert written[0]["interval"][0] < 20 < written[0]["interval"][1] and written[0]["factor"] < 1
     assert f"* {shown[0]}\n" in (tmp_path / "summary.md").read_text()
+    other = CliRunner().invoke(
+        app, [*command, "--set", "lds.far=5", "--predictor", str(file), "--out", str(tmp_path / "b")]
+    )
+    assert "lds was made in another way than in the study: far is 4 there, 5 here" in other.stdout
+
+
+def test_what_is_asked_comes_before_the_settings_of_the_study(predictor: Predictor) -> None:
+    assert options_of_study(predictor, {}) == {"lds": {"far": 4}}
+    given = {"lds": {"far": 7, "variant": "paper"}, "rmsc": {"normalize": False}}
+    assert options_of_study(predictor, given) == given
+    listed = predictor.measurements[0].model_copy(update={"parameters": {"times": [0.0, 1.0]}})
+    several = predictor.model_copy(update={"measurements": (listed,)})
+    assert options_of_study(several, {}) == {"viv": {"times": [0.0, 1.0]}}
+    absent = listed.model_copy(update={"parameters": {"tims": 3}})
+    with pytest.raises(UserError, match="unknown parameter of 'viv' 'tims'"):
+        options_of_study(predictor.model_copy(update={"measurements": (absent,)}), {})
 
 
 def test_a_broken_file_ends_the_command_before_anything_is_measured(tmp_path: Path) -> None:
@@ -157,11 +173,12 @@ def test_missing_measurement(predictor: Predictor, measured: Results) -> None:
 
 def test_other_parameters(predictor: Predictor, measured: Results) -> None:
     assert line(predictor, measured, {}).endswith(
-        "lds was made in another way than in the study: far is 4 there, 6 here"
+        "lds was made in another way than in the study: far is 4 there, 6 here; --predictor FILE without --set lds... makes it "
+        "as there"
     )
     paper = {**OPTIONS, "lds": {"far": 4, "variant": "paper"}}
-    assert line(predictor, measured, paper).endswith("variant is code there, paper here")
-    assert line(predictor, measured, {**OPTIONS, "viv": {"reduce": "sum"}}).endswith("reduce is mean there, sum here")
+    assert "variant is code there, paper here; " in line(predictor, measured, paper)
+    assert "reduce is mean there, sum here; " in line(predictor, measured, {**OPTIONS, "viv": {"reduce": "sum"}})
 
 
 def test_other_images(predictor: Predictor, measured: Results) -> None:

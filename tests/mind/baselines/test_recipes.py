@@ -268,7 +268,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     path = run("dit", tmp_path / "d")
     with pytest.raises(UserError, match="holds weights of dit: use latentlab sample dit"):
         open_baseline("sit", path)
-    with pytest.raises(UserError, match=r"holds no sit\.safetensors"):
+    with pytest.raises(UserError, match=r"holds no sit_ema\.safetensors"):
         open_baseline("sit", path.parent)
     with pytest.raises(UserError, match="give a file that `latentlab train` exported"):
         read_baseline_header(next(Path(__file__).parents[3].glob("latentlab/tokenizers/weights/ibq*.safetensors")))
