@@ -82,9 +82,10 @@ study-collapse: $(READY)  ## the bottleneck study, eight images and three seeds 
 scores: $(READY)  ## reconstruction scores of the embedded tokenizers -> docs/embedded_tokenizers.md
 	$(BIN)/python -m latentlab.tokenizers.embedded scores
 
-cards: $(READY)  ## what every measurement means -> docs/metrics.md; all tokenizers -> docs/tokenizers.md
+cards: $(READY)  ## what every measurement means -> docs/metrics.md; all tokenizers -> docs/tokenizers.md; all settings
 	$(BIN)/python docs/make_cards.py
 	$(BIN)/python docs/make_tokenizers.py
+	$(BIN)/python docs/make_settings.py
 
 figures: $(READY)  ## the pictures of the README
 	$(BIN)/python docs/make_figures.py

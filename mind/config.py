@@ -24,8 +24,11 @@ class MindConfig(BaseModel):
     subvector_size: PositiveInt = 4
     """g, width of one sub-vector: an embedding is d/g points on spheres, each of norm 1."""
     hidden_size: PositiveInt = 768
+    """Width of the blocks."""
     num_heads: PositiveInt = 12
+    """Heads of attention."""
     num_blocks: PositiveInt = 14
+    """Blocks."""
     cond_dim: PositiveInt = 128
     """c, width of the condition: time and class."""
     num_classes: PositiveInt = 1000
@@ -36,6 +39,7 @@ class MindConfig(BaseModel):
     """Rows and columns of the tokens; None for 1-D tokens."""
 
     noise_process: Literal["sqrt_t", "cosine", "flow", "ddpm_linear"] = "sqrt_t"
+    """How signal and noise change over time (`mind.process`); ``sqrt_t`` is the published one."""
     noise_factor: PositiveFloat = 0.6
     """K1, standard deviation of the state at t=0."""
     signal_factor: PositiveFloat = 1.0
@@ -48,9 +52,11 @@ class MindConfig(BaseModel):
     freq_init: Literal["xavier", "normal"] = "xavier"
     """Frequencies of the Fourier mapping: as the released code leaves them, or N(0, freq_std^2) as the paper says."""
     freq_std: PositiveFloat = 10.0
+    """Standard deviation of frequencies that are drawn as ``normal``."""
     use_residual: bool = True
     """Whether the residual sinusoidal branch is there (table 9)."""
     rope: Literal["1d", "2d"] = "1d"
+    """Rotary positions by the number of a token, or by its row and column."""
     rope_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the tables of rotary angles; the released run had them in bfloat16."""
     mapper_width: int = Field(0, ge=0)

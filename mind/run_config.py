@@ -34,6 +34,7 @@ class DataConfig(Strict):
     tokenizer: str
     """A tokenizer: see `latentlab tokenizers`; for MIND a discrete one."""
     release: str | None = None
+    """Which weights of the tokenizer; null for what suits the data."""
     weights: Path | None = None
     """Weights of the tokenizer, instead of the release's."""
     train: str | None = None
@@ -45,8 +46,11 @@ class DataConfig(Strict):
     mirrored_store: Path | None = None
     """The same images mirrored, where they lie in a folder of their own."""
     validation_store: Path | None = None
+    """Folder of held-out latents, instead of ``validation``."""
     image_size: PositiveInt | None = None
+    """Side of the images after the centre crop; null for images as they are."""
     limit: PositiveInt | None = None
+    """At most so many images, balanced over classes; null for all."""
     mirror: bool = True
     """Also encode every image mirrored left to right, and train on either copy with probability 1/2."""
 
@@ -63,6 +67,7 @@ class OptimiserConfig(Strict):
     """AdamW with a linear warm-up, then a constant rate or half a cosine."""
 
     steps: PositiveInt
+    """Steps of the run."""
     batch_size: PositiveInt
     """Images per step over all ranks and accumulated parts."""
     accumulate: PositiveInt = 1
@@ -72,11 +77,17 @@ class OptimiserConfig(Strict):
     final_learning_rate: NonNegativeFloat | None = None
     """End of a half cosine; None keeps the rate constant after the warm-up."""
     warmup_steps: NonNegativeInt = 2500
+    """Steps over which the rate rises from 0."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Adam's."""
     epsilon: PositiveFloat = 1e-8
+    """Adam's."""
     weight_decay: NonNegativeFloat = 0.0
+    """AdamW's."""
     clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient; a longer one is shortened to it."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
+    """Of the averaged weights; it grows to this, so that the start is forgotten."""
 
     @property
     def peak(self) -> float:
@@ -88,15 +99,19 @@ class PreviewConfig(Strict):
     """Pictures and scores while training; steps between them, 0 for never."""
 
     grid_every: NonNegativeInt = 0
+    """Steps between pictures in ``samples/`` of the run folder."""
     per_class: PositiveInt = 2
+    """Images of a class in a grid."""
     classes: PositiveInt = 10
     """Classes in a grid: the first ones."""
     score_every: NonNegativeInt = 0
     """Frechet distance of samples to the training images, with raw and with averaged weights."""
     score_images: PositiveInt = 2000
+    """Samples that are scored."""
     extractor: str = "efficientnet-lite0"
     """Whose features: on those of ``inception`` it is called FID."""
     batch_size: PositiveInt = 50
+    """Samples at a time."""
     sampler: dict[str, Any] = Field(default_factory=dict)
     """Sampler settings that differ from the defaults; they are recorded in the weights as recommended."""
 
@@ -105,10 +120,12 @@ class RunConfig(Strict):
     """One training run; a kind of generator adds its model, data and objective."""
 
     name: str
+    """Of the run, in messages and files."""
     data: DataConfig
     optimiser: OptimiserConfig
     preview: PreviewConfig = PreviewConfig()
     label_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of labels replaced by "no class", for guidance."""
     precision: Literal["float32", "autocast"] = "autocast"
     """``autocast`` takes products in bfloat16 where the device has instructions for it, and is float32 elsewhere."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -119,15 +136,21 @@ class RunConfig(Strict):
     compile: bool | None = None
     """Compile the blocks; None does so on CUDA only."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the numbers of `metrics.jsonl` go too; needs `pip install latentlab[track]`."""
     seed: NonNegativeInt = 0
+    """Of everything random."""
     log_every: PositiveInt = 50
+    """Steps between lines in `metrics.jsonl`."""
     validate_every: NonNegativeInt = 0
     """Steps between losses on held-out images; 0 for never."""
     validation_images: PositiveInt = 512
+    """Held-out images whose loss is taken, at most."""
     checkpoint_every: PositiveInt = 1000
+    """Steps that a kill may lose."""
     keep_steps: tuple[PositiveInt, ...] = ()
     """Steps after which raw and averaged weights are kept in ``weights/step_NNNNNN`` of the run folder, for learning curves."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the exported weights."""
 
     @model_validator(mode="after")
     def _validation_has_data(self) -> Self:

@@ -23,6 +23,7 @@ class LossConfig(Strict):
     soft_top_k: PositiveInt = 100
     """Tokens that the soft mapping keeps; not published."""
     soft_topk_norm: Norm = "full_unit"
+    """How the soft embedding is brought back onto the spheres (`mind.geometry.project`)."""
     stop_gradient: bool = False
     """Treat the target embedding as a constant in the squared error."""
     chunk: PositiveInt = 4096
@@ -33,7 +34,9 @@ class TimeConfig(Strict):
     """Times are uniform in [low, high]; 1 is data."""
 
     low: float = Field(0.001, ge=0, le=1)
+    """Earliest time, near noise."""
     high: float = Field(0.999, ge=0, le=1)
+    """Latest time, near data."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -71,6 +71,7 @@ class TokenizerEntry(Keyed):
     """One tokenizer: trained here (``train``), at hand (``name``, ``weights``), or made of another one (``control``, ``of``)."""
 
     label: Label
+    """In tables and figures; unique."""
     cluster: str = ""
     """Kind of regulariser; of a control ``control`` when left out."""
     family: str = ""
@@ -82,11 +83,15 @@ class TokenizerEntry(Keyed):
     seeds: Seeds = (0,)
     """One training each; of a control: which trainings of the other tokenizer."""
     name: str | None = None
+    """Tokenizer at hand: see `latentlab tokenizers`."""
     release: str | None = None
+    """Which weights of it; null for what suits the images."""
     weights: Path | None = None
+    """Weights of it, instead of a release's."""
     control: str | None = None
     """Transformation of the latents: a name of `latentlab.tokenizers.controls`."""
     of: str | None = None
+    """Label of the tokenizer that a control is made of."""
     generators: tuple[str, ...] | None = None
     """Labels of the generators that learn its latents; None for all."""
     generator_set: tuple[str, ...] = ()
@@ -119,7 +124,9 @@ class GeneratorEntry(Keyed):
     """One generator, trained on the latents of every tokenizer."""
 
     label: Label
+    """In tables and figures; unique."""
     kind: str
+    """``mind``, ``sit``, ``lightningdit``, ``dit`` or ``emigm``."""
     base: str
     """Training configuration: a shipped name or a YAML file. Its data are those of the study."""
     set: tuple[str, ...] = ()
@@ -148,6 +155,7 @@ class JudgeEntry(Keyed):
     """One feature extractor that judges images. A dear one may judge some samples only; reconstructions it judges of all."""
 
     extractor: str
+    """Name of the feature extractor, as in `latentlab evaluate --extractor`."""
     guidance: Annotated[tuple[Scale, ...], Field(min_length=1)] | None = None
     """Scales whose samples it judges; None for all."""
     generator_seeds: Seeds | None = None
@@ -174,6 +182,7 @@ class TrajectoryPlan(Keyed):
     """Sampling paths of every generator without guidance, whose straightness is measured."""
 
     n: PositiveInt = 256
+    """Paths per generator."""
     settings: Parameters = Field(default_factory=dict)
     """Sampler settings that differ from 50 Euler steps of the ODE."""
 
@@ -182,6 +191,7 @@ class Resources(Keyed):
     """What a cell takes of its machine."""
 
     cpus: PositiveInt = 1
+    """Threads it computes with."""
     gpus: NonNegativeFloat = 0.0
     """Shares of a GPU; with 0 it computes on the CPU."""
     memory: PositiveFloat | None = None
@@ -192,6 +202,7 @@ class StudyFile(Keyed):
     """A whole study."""
 
     title: str
+    """In a few words."""
     images: str
     """Images as in ``--data``, whose latents the generators learn."""
     limit: PositiveInt | None = None
@@ -199,6 +210,7 @@ class StudyFile(Keyed):
     held_out_images: str
     """On their latents everything is measured; their reconstructions are judged."""
     held_out_limit: PositiveInt | None = None
+    """At most so many of them, balanced over classes."""
     tokenizer_set: tuple[str, ...] = ()
     """Changes to every training of a tokenizer, ``a.b=value``; its own ``set`` comes after them."""
     tokenizers: Annotated[tuple[TokenizerEntry, ...], Field(min_length=1)]

@@ -19,9 +19,13 @@ class DataConfig(Strict):
     """What is trained on and what is held out; sources as in ``--data``."""
 
     train: str
+    """Images that are learned."""
     validation: str
+    """Held-out images, on which the averaged weights are scored."""
     image_size: PositiveInt | None = None
+    """Side after the centre crop; null for images as they are."""
     limit: PositiveInt | None = None
+    """At most so many images to learn, balanced over classes; null for all."""
     flip: bool = True
     """Mirror every image left to right with probability 1/2."""
 
@@ -38,6 +42,7 @@ class LossConfig(Strict):
     perceptual_kind: Literal["st_lpips", "lpips"] = "st_lpips"
     """ST-LPIPS (Ghildyal and Liu, ECCV 2022), whose weights come in a wheel, or LPIPS (Zhang et al. 2018)."""
     perceptual_net: Literal["alex", "vgg"] = "alex"
+    """Network of either."""
     perceptual_size: PositiveInt | None = None
     """Enlarge images to this side before the perceptual distance: its networks expect more than 32 pixels."""
     kl: NonNegativeFloat = 0.0
@@ -62,24 +67,34 @@ class OptimiserConfig(Strict):
     """Adam (AdamW with weight decay) with a linear warm-up and a cosine decay of the learning rate."""
 
     steps: PositiveInt
+    """Steps of the run."""
     batch_size: PositiveInt
     """Images per step over all ranks and accumulated parts."""
     accumulate: PositiveInt = 1
     """Parts that a rank's share of a step is taken in, one after the other; each balances adaptive weights by itself."""
     learning_rate: PositiveFloat
+    """After the warm-up."""
     final_learning_rate: NonNegativeFloat = 0.0
+    """End of the cosine."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises from 0."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Adam's."""
     weight_decay: NonNegativeFloat = 0.0
+    """With 0 the optimiser is Adam."""
     clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient; a longer one is shortened to it."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Of the averaged weights, which are validated and exported; 0 follows the weights."""
 
 
 class TrainConfig(Strict):
     """One tokenizer training run."""
 
     name: str
+    """Of the tokenizer, under which it is loaded."""
     release: str
+    """Of its weights."""
     family: Literal["ldm", "transformer", "maetok"] = "ldm"
     """What the fields of the architecture describe (`families.FAMILIES`); ``ldm`` is the convolutional one."""
     architecture: dict[str, Any]
@@ -94,14 +109,20 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` autocasts the networks where the device has instructions for it, and is float32 elsewhere."""
     seed: int = 0
+    """Of everything random."""
     log_every: PositiveInt = 50
+    """Steps between lines in `metrics.jsonl`."""
     validate_every: PositiveInt = 1000
+    """Steps between scores and pictures of held-out images."""
     checkpoint_every: PositiveInt = 500
+    """Steps that a kill may lose."""
     validation_images: PositiveInt = 512
+    """Held-out images that are scored, at most."""
     rfd: str | None = None
     """Network (``efficientnet-lite0``, ``fashion-classifier``, ``inception``) on whose features the Frechet distance of
     reconstructions to the validation images is logged; None for none."""
     export_dtype: Literal["float32", "float16"] = "float16"
+    """Of the exported weights."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -33,10 +33,13 @@ class MAETokArchitecture(SequenceArchitecture):
         image_size: side in pixels, the only one that fits.
         encoder_model: timm name of the encoder's transformer, which fixes its size.
         decoder_model: the decoder's; with ``_movqv2`` its norms are modulated by the latent.
+        enc_type: of the encoder, the only one published.
+        dec_type: of the decoder, the only one published.
         enc_patch_size: side of the encoder's patches in pixels (the number in the name does not count).
         dec_patch_size: side of the decoder's patches.
         num_latent_tokens: tokens of one latent.
         codebook_embed_dim: channels of one token.
+        to_pixel: last layer of the decoder, the only one published.
         dec_cls_token: whether a class token stands before the decoder's image tokens; None for what the file holds.
         use_ape: whether learned positions are added to the decoder's image tokens; the encoder always has them.
         use_rope: whether queries and keys of patches are rotated by their position.

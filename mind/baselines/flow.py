@@ -26,7 +26,9 @@ class FlowLoss(Strict):
     times: Literal["uniform", "logit_normal"] = "uniform"
     """Uniform in (0,1), or the logistic function of a normal variable."""
     logit_mean: float = Field(0.0, allow_inf_nan=False)
+    """Mean of that normal variable."""
     logit_std: PositiveFloat = 1.0
+    """Its standard deviation."""
     cosine_weight: NonNegativeFloat = 0.0
     """Weight of 1 - cos(predicted, true velocity), the cosine over the channels of one place."""
 

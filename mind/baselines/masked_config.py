@@ -29,9 +29,11 @@ class MaskedConfig(LatentShape):
 
     # Transformer
     width: PositiveInt = 768
+    """Of the blocks."""
     depth: PositiveInt = 24
     """Blocks of encoder and decoder together."""
     heads: PositiveInt = 12
+    """Heads of attention."""
     mae: bool = True
     """Masked autoencoder: the first half of the blocks sees unmasked tokens only, the second half all positions. Off: all blocks
     see all positions, with the mask token at those that are masked."""
@@ -44,7 +46,9 @@ class MaskedConfig(LatentShape):
 
     # Diffusion head, for continuous latents
     head_depth: PositiveInt = 6
+    """Blocks of the diffusion head."""
     head_width: PositiveInt = 1024
+    """Of its layers."""
     head_copies: PositiveInt = 4
     """Noise levels at which the head is trained for every token of a step."""
 

@@ -32,6 +32,7 @@ class MaskedSamplerSettings(GuidanceInterval):
     cfg_t_min: float = Field(0.1, ge=0, le=1)
     """Guidance is on in steps whose end s lies in [cfg_t_min, cfg_t_max]; in the others w is 1."""
     cfg_t_max: float = Field(0.3, ge=0, le=1)
+    """See ``cfg_t_min``."""
     cfg_schedule: Literal["constant", "linear"] = "constant"
     """``linear``: w grows with the share of revealed tokens, 1 + (w-1)(1-gamma_s) (MAR)."""
 

@@ -43,6 +43,7 @@ class FlowRun(LatentRun):
     """A run of SiT or LightningDiT."""
 
     kind: Literal["sit", "lightningdit"]
+    """As in the command."""
     flow: dict[str, Any] = Field(default_factory=dict)
     """Fields of `FlowLoss` that differ from what the kind was published with."""
 
@@ -64,6 +65,7 @@ class DdpmRun(LatentRun):
     """A run of DiT."""
 
     kind: Literal["dit"]
+    """As in the command."""
     loss: DdpmLoss = DdpmLoss()
 
 
@@ -71,6 +73,7 @@ class MaskedRun(LatentRun):
     """A run of eMIGM or one of the configurations it unifies."""
 
     kind: Literal["emigm"]
+    """As in the command."""
     family: Literal["emigm", "maskgit", "mar", "mdm"] = "emigm"
     """Which published masking, loss and sampler: `masked_config.FAMILIES`, `masked_settings.FAMILY_SAMPLERS`."""
     codes: bool = False

@@ -29,8 +29,11 @@ class TransformerConfig(LatentShape):
     kind: Kind = "sit"
     """What it is trained for: ``sit`` and ``lightningdit`` predict the velocity of a flow, ``dit`` the noise of DDPM."""
     depth: PositiveInt = 28
+    """Blocks."""
     width: PositiveInt = 1152
+    """Of the blocks."""
     heads: PositiveInt = 16
+    """Heads of attention."""
     patch: PositiveInt = 2
     in_channels: PositiveInt = 4
     input: tuple[PositiveInt, PositiveInt] | None = (32, 32)
@@ -43,7 +46,9 @@ class TransformerConfig(LatentShape):
     """Fixed sinusoids added to the tokens (DiT, SiT), or rotations of queries and keys (LightningDiT as arXiv 2606.03578 and
     2502.03444 train it). ``both``: the released code of LightningDiT adds the sinusoids as well; its checkpoints have them."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Of the blocks."""
     ffn: Literal["mlp", "swiglu"] = "mlp"
+    """Feed-forward layer of a block."""
 
     @model_validator(mode="before")
     @classmethod

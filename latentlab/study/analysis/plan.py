@@ -51,7 +51,9 @@ class AnalysisPlan(Settings):
     mixed: bool = False
     """Whether slopes with a random intercept per group are fitted; takes a quarter of a second each."""
     methods: tuple[Method, ...] = METHODS
+    """Kinds of correlation."""
     multiplicity: Multiplicity = "holm"
+    """How p-values are adjusted for the number of predictors."""
     dependent: tuple[Dependence, ...] = (
         Dependence(judge="efficientnet", clusters=("repa", "mcos", "mdms", "mcos+mdms")),
     )

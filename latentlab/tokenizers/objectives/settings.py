@@ -43,7 +43,9 @@ class AlignmentSettings(Strict):
     mdms: NonNegativeFloat = 0.0
     """Weight of the difference of the pairwise cosines with a margin."""
     cosine_margin: NonNegativeFloat = 0.5
+    """Of ``mcos``: a cosine above 1 less this costs nothing."""
     distance_margin: NonNegativeFloat = 0.25
+    """Of ``mdms``: a smaller difference costs nothing."""
     weight: PositiveFloat = 0.1
     """Of all of them together."""
     adaptive: bool = True
@@ -62,6 +64,7 @@ class EquivarianceSettings(Strict):
     transforms: tuple[Literal["scale", "rotate", "flip"], ...] = Field(("scale", "rotate"), min_length=1)
     """One of them is drawn in every step."""
     smallest_scale: float = Field(0.25, gt=0, lt=1)
+    """Least factor that ``scale`` draws."""
     weight: PositiveFloat = 1.0
     """Relative to the reconstruction of the images as they are."""
 
@@ -70,6 +73,7 @@ class LocalCorrelationSettings(Strict):
     """Local correlation, LCR (`objectives.local_correlation`)."""
 
     weight: PositiveFloat
+    """Of the term."""
     threshold: float = Field(gt=-1, le=1)
     """Correlation above which there is nothing to gain."""
     adaptive: bool = True
@@ -97,6 +101,7 @@ class AdversarialSettings(Strict):
     layers: int = Field(3, gt=0)
     """Halvings of the side in the PatchGAN."""
     weight: PositiveFloat = 0.5
+    """Of the term."""
     adaptive: bool = True
     """Multiply the weight by the ratio of the gradient norms of reconstruction and this term at the decoder's last layer."""
     start: NonNegativeInt = 0
@@ -104,6 +109,7 @@ class AdversarialSettings(Strict):
     learning_rate: PositiveFloat | None = None
     """Of the discriminator; None for the tokenizer's, with its warm-up and decay."""
     betas: tuple[Beta, Beta] = (0.5, 0.9)
+    """Adam's, of the discriminator."""
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the discriminator's gradient; a longer one is shortened to it."""
     lecam: NonNegativeFloat = 0.0
