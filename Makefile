@@ -34,10 +34,10 @@ weights-mind: $(READY)  ## train the embedded MIND anew, over an hour on two cor
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m latentlab train mind --config mind-fashion --out runs/mind-fashion
 	cp runs/mind-fashion/mind.safetensors mind/weights/mind_fashion32.safetensors
 
-weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 5 minutes
+weights-judge: $(READY)  ## train the judge of Fashion-MNIST images anew, about 4 minutes
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m latentlab.quality.fashion_classifier train
 
-study-smoke: $(READY)  ## the smallest study: two tokenizers, about two minutes
+study-smoke: $(READY)  ## the smallest study: one tokenizer and its control, a few minutes
 	$(BIN)/latentlab study run studies/diffusability/smoke.yaml --out runs/study-smoke
 
 study: $(READY)  ## the reference study of tokenizers -> studies/diffusability, from the cells kept there (FRESH=1: from nothing, 8 to 18 hours of two cores)

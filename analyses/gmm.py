@@ -75,6 +75,7 @@ class _Sweep:
             "compared. BIC favours fewer components when there are fewer images or more dims, so compare equal n."
         ),
         variants={
+            "components=[1, 4, 16]": "tries these; by default 1 and those of 2, 5, 10, 20 and 50 that the images suffice for",
             "covariance='diag'": "no tilt within a component: needs several of them for one tilted mode",
             "covariance='tied'": "one matrix for all components",
             "dims=64": "fixed PCA dimension: what makes NLLs of different tokenizers comparable",

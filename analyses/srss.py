@@ -53,7 +53,8 @@ _MASKS = ("maxpool", "nearest")
             "d_pos_min=2": "positives from 2 cells away on",
             "d_neg=4": "negatives from 4 cells away on",
             "mask='nearest'": "a cell is foreground if the pixel at its upper left is, instead of any of its pixels",
-            "min_share=0": "every image counts that has an anchor with a positive and a negative",
+            "min_share=0": "every image counts that has an anchor with a positive and a negative; by default images are left out "
+            "whose masks, at image resolution, have less than a quarter of foreground or of background cells",
             "normalize=False": "raw latents",
             "grid=(8, 16)": "lays 1-D tokens out on a grid, row by row; their order need not have a place in the image",
         },

@@ -82,7 +82,8 @@ def _facts(name: str, card: MetricCard) -> Iterator[tuple[str, str]]:
     options = (f"{key}={_default(value)}" for key, value in options_of(name).items())
     yield "options and defaults", ", ".join(options) or "none"
     if card.on_request:
-        yield "made", "on request only: name it in --metrics"
+        by_itself = "trajectory" in card.needs
+        yield "made", "by `latentlab trajectories`" if by_itself else "on request only: name it in --metrics"
     for label in ("invariances", "confounds", "bias", "source", "test"):
         if text := getattr(card, label):
             yield {"bias": "small samples", "test": "shown by"}.get(label, label), text

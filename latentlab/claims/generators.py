@@ -20,7 +20,11 @@ _LEVEL_FLOORS = 1.2
 
 
 def order_of_generators(evidence: Evidence) -> Judgement:
-    """C9: distance of MIND over SiT, and of SiT over DiT, unguided at the end of training; a repetition is a training."""
+    """C9: distance of MIND over SiT, and of SiT over DiT, unguided; a repetition is a training.
+
+    The comparison spends equal compute, the claim speaks of epochs: of a pair the better one is taken where it has had no more
+    epochs than the worse one (`_with_no_more_epochs`), at the end of training if that is so there.
+    """
     found = evidence.comparison("generators")
     command = found.command or "latentlab study generators"
     first = {kind: next((one for one in found.generators if one.kind == kind), None) for kind in _NAMES}
@@ -28,14 +32,39 @@ def order_of_generators(evidence: Evidence) -> Judgement:
     absent = [_NAMES[kind] for kind in _NAMES if kind not in entrants]
     if absent:
         raise Missing(f"generators/results.json has no unguided distance of {', '.join(absent)}", command)
-    conditions = [(_over(entrants[a], entrants[b]),) for a, b in (("mind", "sit"), ("sit", "dit"))]
+    pairs = [(entrants[a], entrants[b]) for a, b in (("mind", "sit"), ("sit", "dit"))]
+    conditions = [(_with_no_more_epochs(*pair),) for pair in pairs]
+    turned = [
+        f"equal epochs: {effect.name} is {short(effect.value)}, at the ends of training {short(_over(*pair).value)}"
+        for (effect,), pair in zip(conditions, pairs, strict=True)
+        if (effect.value < 1) != (_over(*pair).value < 1)
+    ]
     sizes = [one.parameters for one in entrants.values()]
     scale = (
         f"{min(sizes) / 1e6:.3g} to {max(sizes) / 1e6:.3g} M parameters, equal training compute, {found.samples:,} samples "
         f"against {found.reference.name} on {found.extractor}"
     )
     notes = [*_image_intervals(entrants), *_floors(found, entrants)]
-    return Judgement(conditions, scale, command, "generators/results.json", notes)
+    return Judgement(conditions, scale, command, "generators/results.json", notes, turned)
+
+
+_SAME_EPOCHS = 1.02
+
+
+def _with_no_more_epochs(first: Entrant, second: Entrant) -> Effect:
+    """Return the ratio of two distances, the better generator at the last point where it has had no more steps than the other."""
+    ends = _over(first, second)
+    better, worse = (first, second) if ends.value < 1 else (second, first)
+    if better.steps is None or worse.steps is None or better.steps <= _SAME_EPOCHS * worse.steps:
+        return ends
+    early = better.scores_by(worse.steps)
+    if early is None:
+        return ends
+    points = {better.label: early, worse.label: (worse.steps, worse.scores())}
+    (step, scores), (other_step, other_scores) = points[first.label], points[second.label]
+    name = f"distance of {first.label} after {step:,} steps over that of {second.label} after {other_step:,}, unguided"
+    values = [[one.value for one in of_one] for of_one in (scores, other_scores)]
+    return ratio(name, *values, unit="trainings of each")
 
 
 def _over(first: Entrant, second: Entrant) -> Effect:

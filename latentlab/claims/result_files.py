@@ -4,6 +4,7 @@ The files are written by `latentlab ablate`, `latentlab study generators`, `late
 `latentlab evaluate`. A part that is absent or of another type is an error that names it, never a number.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -110,19 +111,34 @@ class Point(_Part):
     quality: dict[str, Score] = Field(default_factory=dict)
 
 
+class CurvePoint(_Part):
+    """Unguided images after some of the steps."""
+
+    step: int
+    error: str | None = None
+    quality: dict[str, Score] = Field(default_factory=dict)
+
+
 class Run(_Part):
     """One training."""
 
     seed: int
     error: str | None
+    curve: tuple[CurvePoint, ...] = ()
     guidance: tuple[Point, ...] = ()
 
     def distance(self, scale: float) -> Score | None:
         """Return the Fréchet distance at the end of training at a guidance scale."""
-        found = [p for p in self.guidance if p.scale == scale and p.error is None]
-        return (
-            None if not found else next((s for k, s in found[0].quality.items() if k.startswith(("fd_", "fid"))), None)
-        )
+        return _distance([point for point in self.guidance if point.scale == scale])
+
+    def distance_after(self, step: int) -> Score | None:
+        """Return the unguided Fréchet distance after a number of steps."""
+        return _distance([point for point in self.curve if point.step == step])
+
+
+def _distance(points: Sequence[Point | CurvePoint]) -> Score | None:
+    found = [point.quality for point in points if point.error is None]
+    return next((s for k, s in found[0].items() if k.startswith(("fd_", "fid"))), None) if found else None
 
 
 class Entrant(_Part):
@@ -132,6 +148,7 @@ class Entrant(_Part):
     kind: str
     tokenizer: str | None = None
     parameters: int
+    steps: int | None = None
     train: dict[str, Any] = Field(default_factory=dict)
     runs: tuple[Run, ...]
 
@@ -139,6 +156,14 @@ class Entrant(_Part):
         """Return the distances of the trainings that did not fail."""
         found = [run.distance(scale) for run in self.runs if run.error is None]
         return [score for score in found if score is not None]
+
+    def scores_by(self, step: int) -> tuple[int, list[Score]] | None:
+        """Return the last point of the learning curve that comes no later than ``step``, and the unguided distances there."""
+        points = {point.step for run in self.runs for point in run.curve if point.step <= step}
+        if not points:
+            return None
+        found = [run.distance_after(max(points)) for run in self.runs if run.error is None]
+        return max(points), [score for score in found if score is not None]
 
 
 class Comparison(_Part):

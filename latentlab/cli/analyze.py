@@ -51,7 +51,7 @@ def analyze(
         typer.Option(
             "--data",
             metavar="SOURCE",
-            help=f"fashion[:train|:test], imagefolder:DIR, parquet:FILES or cifar10:DIR (default: {_DEFAULT_DATA}).",
+            help=f"fashion[:train|:test], imagefolder:DIR, parquet:FILES, cifar10:DIR[:train|:test] (default: {_DEFAULT_DATA}).",
         ),
     ] = None,
     metrics: Metrics = "all",
@@ -86,7 +86,7 @@ def analyze(
     Prints a table with intervals and writes results.json, figures and a summary. Latents are computed once and kept for
     the next run. An interrupted analysis continues with the measurements that are missing; under torchrun the processes
     share them. A measurement that cannot be made of these latents is listed with the reason; the exit code is 2 if it was
-    named in --metrics.
+    named in --metrics, or if none can be made.
     """
     for_images = {
         "--data": data,

@@ -55,8 +55,8 @@ def evaluate(
         typer.Option(
             "--extractor",
             metavar="NAME",
-            help="Whose features: efficientnet-lite0, inception, vgg16, dinov2-vit-l-14, clip-vit-b-32, torch-fidelity:NAME; "
-            "may be repeated (default: inception when its weights are here, else efficientnet-lite0).",
+            help="Whose features: efficientnet-lite0, fashion-classifier, inception, vgg16, dinov2-vit-l-14, clip-vit-b-32, "
+            "torch-fidelity:NAME; may be repeated (default: inception when its weights are here, else efficientnet-lite0).",
         ),
     ] = None,
     validation: Annotated[
@@ -112,7 +112,7 @@ def evaluate(
     Prints a table and writes results.json, in which every value has its reference, number of images, sampler and extractor. A
     distance is called FID on the features of Inception only. Features are kept, so a second run is quick and an interrupted
     one continues; under torchrun the processes share them. A metric that cannot be had is listed with the reason; the exit
-    code is 2 if it was named in --metrics.
+    code is 2 if it was named in --metrics, or if there is none at all.
     """
     for option, value, least in (
         ("--image-size", image_size, 1),

@@ -45,7 +45,8 @@ def _add(kind: str, what: str, default: str | None) -> None:
     @app.command(
         name=kind,
         help=f"Sample class-conditional images with {what}; the same command continues an interrupted run.\n\n"
-        "Image i depends on the seed, its class and i alone, not on the batch size or the number of processes (torchrun).",
+        "Image i depends on the seed, its class and i alone, not on the batch size (up to rounding) or the number of "
+        "processes (torchrun).",
     )
     def command(
         weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help=_WEIGHTS)] = default,

@@ -138,7 +138,7 @@ def _conclude(study: "StudyFile", schedule: "Schedule", out: Path) -> None:
     print_failures(schedule, out)
     print(f"table    {out / 'results.csv'} ({len(table.rows)} rows)")
     print(f"figures  {out / 'figures'} ({len(figures)} files)")
-    print(f"report   latentlab study report {out}")
+    print(f"report   latentlab report {out}")
     if schedule.failed or schedule.left():
         raise typer.Exit(1)
 
@@ -214,15 +214,3 @@ def plot(folder: Folder) -> None:
     for name, reason in left_out(folder).items():
         print(f"left out {name}: {reason}", file=sys.stderr)
     print(f"figures  {folder / 'figures'} ({len(files)} files)")
-
-
-def report(
-    folder: Folder,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The page (default: DIR/report.html).")
-    ] = None,
-) -> None:
-    """Write the results of a study as one HTML page."""
-    from latentlab.report import write_report
-
-    print(f"report  {write_report(folder, out)}")

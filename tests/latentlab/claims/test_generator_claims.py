@@ -39,6 +39,41 @@ def test_order(distances: tuple[float, float, float], noise: tuple[float, ...], 
     assert ("over images" in found.why) == (len(noise) == 1)
 
 
+@pytest.mark.parametrize(
+    ("ends", "early", "steps", "verdict", "shown"),
+    [
+        ((40, 33, 43), 36, (1500, 2000, 2000), "refuted", 40 / 36),  # SiT is better with fewer epochs than MIND's too
+        (
+            (40, 33, 43),
+            50,
+            (1500, 2000, 2000),
+            "undecided",
+            40 / 50,
+        ),  # with fewer it is not, and with as many nobody knows
+        ((40, 33, 43), 50, (1990, 2000, 2000), "refuted", 40 / 33),  # as good as equal
+        ((22, 33, 43), 36, (1500, 2000, 2000), "confirmed", 22 / 33),  # MIND is better although it had fewer
+    ],
+)
+def test_order_at_other_epochs(
+    ends: tuple[float, ...], early: float, steps: tuple[int, ...], verdict: str, shown: float, tmp_path: Path
+) -> None:
+    made = [
+        entrant(label, label.lower(), around(end), steps=number)
+        for label, end, number in zip(("MIND", "SiT", "DiT"), ends, steps, strict=True)
+    ]
+    for run, distance in zip(made[1]["runs"], around(early), strict=True):
+        end = run["guidance"][0]["quality"]
+        score = {**end["fd_efficientnet_lite0"], "value": distance}
+        run["curve"] = [
+            {"share": 0.5, "step": 1000, "error": None, "quality": {"fd_efficientnet_lite0": score}},
+            {"share": 1.0, "step": 2000, "error": None, "quality": end},
+        ]
+    comparison(tmp_path / "generators", *made)
+    found = judged("C9", tmp_path)
+    assert found.verdict == verdict, found.why
+    assert f"{shown:.3g} [" in found.why
+
+
 def test_order_without_one_of_them(tmp_path: Path) -> None:
     assert judged("C9", tmp_path).command == f"latentlab study generators --seeds 3 --out {tmp_path}/generators"
     comparison(tmp_path / "generators", entrant("MIND", "mind", [1, 2]), entrant("SiT", "sit", [1, 2]))
@@ -52,7 +87,9 @@ def test_committed_order() -> None:
     """Typed from studies/generators/table.md: MIND 2.612, SiT 1.38, DiT 3.372, means of three trainings."""
     found = judged("C9", STUDIES)
     assert found.verdict == "refuted" and found.n == 3
-    assert found.value == pytest.approx(2.612 / 1.38, rel=2e-3)
+    assert found.value == pytest.approx(2.612 / 1.99, rel=2e-3)  # SiT after 777 steps, MIND after its 1,200
+    assert "of MIND after 1,200 steps over that of SiT after 777" in found.why
+    assert "distance of SiT over that of DiT, unguided: 0.41" in found.why  # 1,554 and 1,552 steps
     assert "ibq 0.0917, kl 0.092: generators of different tokenizers start level" in found.why
 
 
