@@ -88,6 +88,18 @@ def percentile_interval(replicates: np.ndarray, units: int | None = None, within
     return cast(Interval, tuple(percentile_band(replicates, units).clip(*within).tolist()))
 
 
+def share_interval(replicates: np.ndarray, units: int) -> Interval:
+    """Return the interval of a mean over units of shares in [0,1], from its replicates [r].
+
+    Where all units have 0, or all have 1, replicates know nothing of the others that there may be: the interval is then that of
+    Clopper and Pearson (Biometrika 26, 1934) for so many units, 0 to 1 - 0.025^(1/n), or 0.025^(1/n) to 1.
+    """
+    if np.ptp(replicates) == 0 and replicates[0] in SHARE:
+        alike = float(0.025 ** (1 / units))
+        return (alike, 1.0) if replicates[0] == 1 else (0.0, 1 - alike)
+    return percentile_interval(replicates, units, SHARE)
+
+
 def mean_interval(values: np.ndarray, seed: int = 0, within: Interval = _ANYWHERE) -> Interval | None:
     """Return the bootstrap interval of the mean of ``values`` [n], which lie ``within`` a range; None for fewer than 2."""
     return percentile_interval(bootstrap_means(values, seed), len(values), within) if len(values) > 1 else None

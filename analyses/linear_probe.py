@@ -24,7 +24,7 @@ from analyses.classifiers import (
     ridge,
     steps,
 )
-from analyses.intervals import SHARE, bootstrap_means, percentile_interval
+from analyses.intervals import bootstrap_means, share_interval
 from analyses.pooling import FEATURES, Feature, feature_width, features
 from latentlab.errors import UserError, unknown_name
 from latentlab.latents import ArrayLatents, ArrayLike, Latents
@@ -122,12 +122,12 @@ def linear_probe(
     replicates, top5 = bootstrap_means(np.stack([correct, in_top5], axis=1), seed).T
     companions = {"train": Estimate(float(trained.mean()))}
     if len(data.labels) > 5:
-        companions["top-5"] = Estimate(float(in_top5.mean()), percentile_interval(top5, len(data.test), SHARE))
+        companions["top-5"] = Estimate(float(in_top5.mean()), share_interval(top5, len(data.test)))
     return Measurement(
         name="linear_probe",
         variant=_variant(split, feature, classifier),
         value=float(correct.mean()),
-        interval=percentile_interval(replicates, len(data.test), SHARE),
+        interval=share_interval(replicates, len(data.test)),
         direction="higher",
         unit="fraction",
         n=len(data.test),

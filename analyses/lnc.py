@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.intervals import SHARE, bootstrap_means, percentile_interval
+from analyses.intervals import SHARE, bootstrap_means, share_interval
 from analyses.neighbours import METRICS, Metric, nearest
 from analyses.pooling import MASK_MODES, MaskMode, masked_means
 from latentlab.errors import UserError, unknown_name
@@ -112,7 +112,7 @@ def lnc(
     influences = np.stack([_influences(same, neighbours, size) for size in sizes], axis=1)
     replicates = (values + bootstrap_means(influences, seed)).clip(*SHARE).T
     estimates = {
-        size: Estimate(float(value), percentile_interval(r, len(labels), SHARE))
+        size: Estimate(float(value), share_interval(r, len(labels)))
         for size, value, r in zip(sizes, values, replicates, strict=True)
     }
     details = _details(fractions[k], labels, k)

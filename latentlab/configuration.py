@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,7 +39,7 @@ class Settings(Strict):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise UserError(f"{self.what}: {first_problem(error)}") from error
+                raise UserError(f"{self.what}: {problem_with(type(self), error)}") from error
 
 
 def read_config(
@@ -72,7 +72,29 @@ def checked_config(model: type[M], file: Path | str, content: dict[str, Any], ov
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{file}: {first_problem(error)}") from error
+        raise UserError(f"{file}: {problem_with(model, error)}") from error
+
+
+def problem_with(model: type[BaseModel], error: ValidationError) -> str:
+    """Return the first problem of settings in one line; of a key that does not exist with the nearest ones that do."""
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return first_problem(error)
+    *path, key = map(str, first["loc"])
+    table: type[BaseModel] | None = model
+    for part in path:
+        table = (
+            None if table is None or part not in table.model_fields else _table_of(table.model_fields[part].annotation)
+        )
+    if table is None:  # in a list, say
+        return first_problem(error)
+    return str(unknown_name(f"key of {'.'.join(path)}" if path else "key", key, table.model_fields))
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings that a key takes; None if it takes something else."""
+    candidates = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+    return next((one for one in candidates if issubclass(one, BaseModel)), None)
 
 
 def shipped_configs(folder: Path) -> dict[str, Path]:

@@ -23,6 +23,7 @@ from latentlab.pixels import to_unit_range
 from latentlab.prefetching import WriteBehind, read_ahead
 from latentlab.randomness import generator
 from latentlab.ranks import Ranks, launched_ranks
+from latentlab.run_folder import stop_signal
 from latentlab.runtime import make_writable, say, whole_float32
 from latentlab.store import LatentStore, StoreWriter, open_if_current
 from latentlab.tokenizers import default_release, load_tokenizer
@@ -59,7 +60,7 @@ def open_tokenizer(
     if weights is None and release is None:
         release = default_release(name, kind)
     tokenizer = load_tokenizer(name, weights=weights, release=release, architecture=architecture, device=device)
-    if weights is None and release == FASHION32.name and kind != "fashion" and launched_ranks().first:
+    if weights is None and release == FASHION32.name and kind not in ("fashion", "") and launched_ranks().first:
         other = published_namesake(name)
         hint = f"; did you mean {other}?" if other else ""
         say(f"note: '{name}' {release} was trained on Fashion-MNIST at 32x32 pixels, not on images like {data}{hint}")
@@ -158,17 +159,27 @@ def _alone(path: Path, ranks: Ranks) -> Iterator[None]:
 def _encode_missing(
     encoder: "BatchEncoder", images: ImageSet, writer: StoreWriter, batch_size: int, ranks: Ranks
 ) -> None:
-    """Encode this rank's part of what is not on disk yet."""
+    """Encode this rank's part of what is not on disk yet.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM or Ctrl-C; what was encoded so far is on disk.
+    """
     parts = writer.missing(images.n, batch_size)
     label = f"encoding {images.name}" + (f", process 1 of {ranks.size}" if ranks.size > 1 else "")
     pace = shown_pace(label, "images", sum(map(len, parts)), quiet=not ranks.first)
     read = partial(_read, images, encoder.device.type == "cuda")
-    with pace as advance, torch.inference_mode(), WriteBehind(_UNWRITTEN) as writing:
-        for batch, (pixels, masks) in read_ahead(_batches(parts, batch_size, images.n), read):
-            columns = encoder.columns(pixels, batch.whole.start)
-            labels = None if images.labels is None else images.labels[batch.whole.start : batch.whole.stop]
-            writing.do(partial(_store, writer, batch, {**columns, "labels": labels, "masks": masks}))
-            advance(len(batch.kept))
+    with stop_signal() as stop:
+        with pace as advance, torch.inference_mode(), WriteBehind(_UNWRITTEN) as writing:
+            for batch, (pixels, masks) in read_ahead(_batches(parts, batch_size, images.n), read):
+                columns = encoder.columns(pixels, batch.whole.start)
+                labels = None if images.labels is None else images.labels[batch.whole.start : batch.whole.stop]
+                writing.do(partial(_store, writer, batch, {**columns, "labels": labels, "masks": masks}))
+                advance(len(batch.kept))
+                if stop:
+                    break
+        if stop:
+            writer.flush()
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -322,14 +333,11 @@ def _generator(device: torch.device | str, seed: int, stream: str, start: int) -
 def weights_digest(tokenizer: Tokenizer) -> str:
     """Return what names the weights: the SHA-256 of their file, or of all parameters and buffers where there is none.
 
-    Together with what was overridden of the architecture, and the ``config.json`` beside the file: the same weights in another
-    architecture give other latents.
+    Together with what else latents depend on (`Tokenizer.overrides`): the same weights in another architecture, or in other code
+    of a plug-in, give other latents.
     """
-    if tokenizer.spec.weights_sha256 and tokenizer.overrides:
-        return digest([tokenizer.spec.weights_sha256, dict(tokenizer.overrides)])
-    if tokenizer.spec.weights_sha256:
-        return tokenizer.spec.weights_sha256
-    return parameters_digest(tokenizer)
+    weights = tokenizer.spec.weights_sha256 or parameters_digest(tokenizer)
+    return digest([weights, dict(tokenizer.overrides)]) if tokenizer.overrides else weights
 
 
 def parameters_digest(network: torch.nn.Module) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from latentlab.errors import UserError
 
@@ -35,10 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # some writers make files that nobody else may read
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+    except (OSError, SafetensorError) as error:  # the second one where the disk is full
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot write {path}: {reason}; free space or choose another folder") from error
     finally:
         with suppress(OSError):  # read-only folder: there is nothing of ours to remove
             temporary.unlink(missing_ok=True)

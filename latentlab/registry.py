@@ -160,6 +160,11 @@ def _from_images(images: Any, tokenizer: "Tokenizer | None", device: str) -> dic
         supplied["images"] = as_pixels(images)
     if tokenizer is not None:
         from latentlab.codec import codec_of
+        from latentlab.tokenizers.base import Tokenizer
+
+        if not isinstance(tokenizer, Tokenizer):
+            hint = f": latentlab.load_tokenizer({tokenizer!r})" if isinstance(tokenizer, str) else ""
+            raise UserError(f"tokenizer must be a Tokenizer, got {type(tokenizer).__name__}{hint}")
 
         codec = codec_of(tokenizer, device)
         supplied |= {"encode": codec.encode, "decode": codec.decode, "codebook": codec.codebook}
@@ -178,7 +183,9 @@ def _chosen_latents(
 
     if latents is None and store is None and codes is not None:
         latents = _placeholder(codes)
-    if (latents is None) == (store is None):
+    if latents is None and store is None:
+        raise UserError("give latents (with labels and masks), or store")
+    if latents is not None and store is not None:
         raise UserError("give either latents (with labels and masks) or store, not both")
     if store is None:
         return ArrayLatents(latents, labels=labels, masks=masks, codes=codes)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -47,7 +48,7 @@ class RunFolder:
     def note_data(self, data: Mapping[str, str]) -> None:
         """Write down what the run learns from, or check that it is still the same: a configuration only says where it lies.
 
-        A folder of an earlier version, which has no such note, gets one.
+        What a folder of an earlier version did not note is noted now.
 
         Args:
             data: what it is -> fingerprint of its content.
@@ -56,7 +57,7 @@ class RunFolder:
             UserError: the run learned from something else so far, or the folder cannot be written.
         """
         file, now = self.path / "data.json", dict(data)
-        before = read_json(file) if file.exists() else now
+        before = {**now, **(read_json(file) if file.exists() else {})}
         if what := first_difference(before, now):
             raise UserError(
                 f"{self.path} holds a run on data that have changed since ({what}): bring them back as they were, dates of files "
@@ -81,8 +82,11 @@ class RunFolder:
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line of JSON-serialisable ``values`` after ``step`` optimiser steps to ``metrics.jsonl``."""
-        with open(self._metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with open(self._metrics_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._metrics_file}: {error.strerror or error}; free space") from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl`` in order; a line cut off by a kill is left out."""
@@ -123,9 +127,12 @@ class StopSignal:
 def stop_signal() -> Iterator[StopSignal]:
     """Turn the first SIGTERM or SIGINT into a flag, so that the step in progress is finished and saved.
 
-    The second one raises KeyboardInterrupt. Main thread only, as all signal handlers of Python.
+    The second one raises KeyboardInterrupt. Python hands signals to the main thread only: in others nothing is changed.
     """
     stop = StopSignal()
+    if current_thread() is not main_thread():
+        yield stop
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.asked:

@@ -1,5 +1,6 @@
-"""Latents onto disk, shard by shard, written so that a kill loses one shard of every process."""
+"""Latents onto disk, shard by shard, written so that a kill loses one shard, or a few minutes, of every process."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from latentlab.stored_latents import LatentStore
 SHARD_BYTES = 128 << 20
 SHARD_IMAGES = 10_000
 """Length of LightningDiT's shards."""
+
+PATIENCE_SECONDS = 300.0
+"""What a kill may lose where encoding is slow: after so long a shard is written, however short."""
 
 
 class StoreWriter:
@@ -76,6 +80,7 @@ class StoreWriter:
         self._next = missing_ranges(1 << 62, self._kept)[0].start
         self._buffer: dict[str, list[Tensor]] = {}
         self._buffered = 0
+        self._since = time.monotonic()
 
     def missing(self, n: int, unit: int) -> list[range]:
         """Return which of ``n`` images are left for this rank to encode, in batches that begin at multiples of ``unit``."""
@@ -127,6 +132,8 @@ class StoreWriter:
         length = min(SHARD_IMAGES, max(1, SHARD_BYTES // per_image))
         while self._buffered >= length:
             self._write_shard(length)
+        if time.monotonic() - self._since > PATIENCE_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is left as a shard."""
@@ -196,6 +203,7 @@ class StoreWriter:
         self._written.append(Written(self._next, ShardEntry.of(self.path / file, length)))
         self._buffered -= length
         self._next += length
+        self._since = time.monotonic()
         note_written(self.path, self._request, self._written, self._ranks.rank)
 
     def _free_name(self) -> str:

@@ -44,6 +44,7 @@ class MindRecipe(Recipe):
         self._settings = SamplerSettings(**self.sampler)
         self.source = open_tokens(config.data, self.model, device, config.validation_images, ranks)
         self.n, self.images = self.source.train.n, self.source.images
+        self.fingerprints = self.source.fingerprints
 
     def network(self) -> Mind:
         """Return a fresh model."""

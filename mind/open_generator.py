@@ -158,7 +158,10 @@ def chosen_tokenizer(choice: TokenizerChoice, record: TokenizerRecord | None, pa
     if not own:
         return load_tokenizer(name, weights=choice.weights, release=choice.release)
     assert record is not None
-    tokenizer = load_tokenizer(name, release=record.release)
+    try:
+        tokenizer = load_tokenizer(name, release=record.release)
+    except UserError as error:
+        raise UserError(f"{path} needs the tokenizer '{name}': {error} (here --tokenizer-weights)") from error
     if record.weights_sha256 not in (None, weights_digest(tokenizer)):
         raise UserError(
             f"{path} was trained on tokens of other weights of '{name}' than those of release '{record.release}' here: give "

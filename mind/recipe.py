@@ -25,6 +25,7 @@ class Recipe(ABC):
         device: where batches are put.
         n: number of training images.
         images: the training images, where they are known; what samples are scored against.
+        fingerprints: of what is learned, by name of the setting that names it.
         sampler: settings that the run's samples are drawn with, and that its weight files recommend.
     """
 
@@ -33,6 +34,7 @@ class Recipe(ABC):
     device: torch.device
     n: int
     images: ImageSet | None
+    fingerprints: Mapping[str, str]
     sampler: dict[str, Any]
 
     @abstractmethod

@@ -1,10 +1,12 @@
 """What every training run of a generator configures: optimiser, precision, ranks, what is logged, shown and kept."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,6 +16,7 @@ from pydantic import (
 )
 
 from latentlab.configuration import Beta, Strict
+from latentlab.errors import unknown_name
 from mind.recompute import Recompute
 
 
@@ -22,6 +25,14 @@ def _names_its_size(model: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(size, str):
         raise ValueError(f"size must be a name, got {size!r}: leave it out for the usual one")
     return model
+
+
+def check_model_keys(model: Mapping[str, Any], shape: type[BaseModel]) -> None:
+    """Raise `ValueError` for a key of a run's ``model`` that is neither ``size`` nor a field of the model's ``shape``."""
+    known = ["size", *(name for name in shape.model_fields if name != "kind")]
+    for key in model:
+        if key not in known:
+            raise ValueError(str(unknown_name("key of model", key, known)))
 
 
 ModelTable = Annotated[dict[str, Any], AfterValidator(_names_its_size)]

@@ -1,5 +1,6 @@
 """The stores a generator is trained on: encoded now, found in the cache, or given; made by the tokenizer that decodes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ class Stores:
         validation: held-out images.
         tokenizer: made all of them.
         images: the training images, where they are known; what samples are scored against.
+        fingerprints: name of a setting -> content of what it names: the training images, or the stores that were given.
     """
 
     train: list[LatentStore]
     validation: LatentStore | None
     tokenizer: Tokenizer
     images: ImageSet | None
+    fingerprints: Mapping[str, str]
 
 
 def open_stores(
@@ -79,7 +82,15 @@ def open_stores(
         if data.validation is not None:
             others = open_data(data.validation, image_size=data.image_size, limit=held_out)
         validation = store(others, data.validation_store)
-    return Stores(train, validation, tokenizer, images)
+    given = {"store": train[0], "mirrored_store": train[-1], "validation_store": validation}
+    told = {
+        f"data.{key}": one.fingerprint
+        for key, one in given.items()
+        if one is not None and getattr(data, key) is not None
+    }
+    return Stores(
+        train, validation, tokenizer, images, told if images is None else {"data.train": images.fingerprint} | told
+    )
 
 
 def chosen_tokenizer(data: DataConfig, device: torch.device) -> Tokenizer:

@@ -1,5 +1,6 @@
 """The tokens MIND learns: ids of all training images in memory, from the latent store, checked against the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,8 @@ class TokenSource:
     tokenizer: DiscreteTokenizer
     images: ImageSet | None
     """The training images, where they are known; what samples are scored against."""
+    fingerprints: Mapping[str, str]
+    """Of what is learned, by name of the setting that names it."""
 
 
 def open_tokens(
@@ -77,7 +80,7 @@ def open_tokens(
         raise UserError(f"tokenizer '{data.tokenizer}' is continuous: MIND learns ids, choose a discrete one (ibq)")
     stores = open_stores(data, tokenizer, device, "float16", held_out, ranks)
     validation = None if stores.validation is None else token_set([stores.validation], model)
-    return TokenSource(token_set(stores.train, model), validation, tokenizer, stores.images)
+    return TokenSource(token_set(stores.train, model), validation, tokenizer, stores.images, stores.fingerprints)
 
 
 def token_set(stores: list[LatentStore], model: MindConfig | CodeLimits) -> TokenSet:

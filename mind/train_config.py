@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from latentlab.configuration import Strict, read_config, shipped_configs
 from mind.config import SIZES, MindConfig, sized
 from mind.geometry import Norm
-from mind.run_config import ModelTable, RunConfig
+from mind.run_config import ModelTable, RunConfig, check_model_keys
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the shipped configurations; `--config mind-b` means ``mind-b.yaml`` in it."""
@@ -52,6 +52,11 @@ class TrainConfig(RunConfig):
     """``size``: a published size, and fields of `MindConfig` that differ from it."""
     loss: LossConfig = LossConfig()
     times: TimeConfig = TimeConfig()
+
+    @model_validator(mode="after")
+    def _model_keys_exist(self) -> Self:
+        check_model_keys(self.model, MindConfig)
+        return self
 
     @property
     def mind(self) -> MindConfig:

@@ -83,7 +83,7 @@ class Trainer:
         """Build everything and load the newest checkpoint.
 
         Raises:
-            UserError: data, folder or batch size that do not fit, or training images that have changed since the run began.
+            UserError: data, folder or batch size that do not fit, or what is learned has changed since the run began.
         """
         config = self.config
         self.ranks.wait()  # for rank 0 to have the folder for itself: others must not read what another job still writes
@@ -104,8 +104,7 @@ class Trainer:
         )  # fmt: skip
         if self.ranks.first:  # only now: an attempt that is refused leaves the folder free
             self.folder.prepare(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            images = self.recipe.images
-            self.folder.note_data({} if images is None else {"data.train": images.fingerprint})
+            self.folder.note_data(self.recipe.fingerprints)
         self._resume()
 
     def run(self) -> Path:

@@ -77,6 +77,12 @@ def analyze(
             "study (default: what ships for the data).",
         ),
     ] = None,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures/--no-figures", help="Draw figures too; a map of the latents (UMAP) takes half a minute."
+        ),
+    ] = True,
     device: Device = "auto",
     seed: Seed = 0,
     json: AsJson = False,
@@ -142,6 +148,7 @@ def analyze(
             command=command,
             options=options,
             ranks=ranks,
+            draw=figures,
             predictor=predicting,
         )
     if ranks.first:

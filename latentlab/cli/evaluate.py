@@ -208,4 +208,5 @@ def _check_complete(results: "QualityResults", names: list[str] | None) -> None:
     """Raise `UserError` when something that was asked for by name, or everything, could not be measured."""
     if results.refused and (names or not results.measurements):
         name, reason = next(iter(results.refused.items()))
-        raise UserError(f"{len(results.refused)} values were not made; {name}: {reason}")
+        count = len(results.refused)
+        raise UserError(f"{count} value{'s were' if count > 1 else ' was'} not made; {name}: {reason}")

@@ -68,7 +68,9 @@ def _add(kind: str, what: str, default: str | None) -> None:
         ] = None,
         labels: Annotated[
             Literal["equal", "random"],
-            typer.Option("--labels", help="Every class equally often, or classes at random."),
+            typer.Option(
+                "--labels", help="Every class equally often (what is left of --n at random), or all at random."
+            ),
         ] = "equal",
         settings: SamplerOptions = None,
         seed: Seed = 0,

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from analyses.frechet import Moments, frechet_distance, sample_cautions
-from analyses.intervals import mean_interval
+from analyses.intervals import bootstrap_means, mean_interval, share_interval
 from latentlab.errors import UserError
-from latentlab.measurement import Direction, Estimate, Measurement
+from latentlab.measurement import Direction, Estimate, Interval, Measurement
 from latentlab.quality import inception
 from latentlab.quality.features import FeatureExtractor
 from latentlab.quality.generation import frechet_of_features, moments_of
@@ -153,11 +153,18 @@ def manifolds(judged: Judged, settings: QualitySettings, wanted: tuple[str, ...]
     ):
         if metric in wanted:
             whose = _published_form(judged.judge, metric, settings)
-            estimate = Estimate(float(values.mean()), mean_interval(values.astype(np.float64), judged.seed))
+            estimate = Estimate(float(values.mean()), _interval(name, values.astype(np.float64), judged.seed))
             variant = f"k={nearest[metric]}, {whose}"
             plain = f"{name}_{judged.judge.plain}"
             found.append(_measured(judged, plain, variant, estimate, "higher", unit, cautions))
     return found
+
+
+def _interval(name: str, values: np.ndarray, seed: int) -> Interval | None:
+    """Return the interval of a mean over images: of shares, but for the density."""
+    if name == "density" or len(values) < 2:
+        return mean_interval(values, seed)
+    return share_interval(bootstrap_means(values, seed), len(values))
 
 
 def _published_form(judge: FeatureExtractor, metric: str, settings: QualitySettings) -> str:

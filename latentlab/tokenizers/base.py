@@ -16,8 +16,8 @@ class Tokenizer(nn.Module, ABC):
 
     Attributes:
         spec: name, release, kind, shapes and normalisation; goes into every store made with this tokenizer.
-        overrides: what latents depend on beside the specification and the weights: architecture fields that were asked for, and
-            the hash of a ``config.json`` beside the file.
+        overrides: what latents depend on beside the specification and the weights: architecture fields that were asked for, the
+            hash of a ``config.json`` beside the file, and the code of a plug-in.
     """
 
     spec: TokenizerSpec

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from latentlab.errors import UserError
-from latentlab.tokenizers.architecture import Architecture, MagvitArchitecture, TinyArchitecture
+from latentlab.tokenizers.architecture import Architecture, MagvitArchitecture, TinyArchitecture, read_architecture
 from latentlab.tokenizers.gigatok_architecture import GigaTokArchitecture
 from latentlab.tokenizers.hub_architecture import DCArchitecture, RAEArchitecture
 from latentlab.tokenizers.maetok_architecture import MAETokArchitecture, SoftVQArchitecture
+from latentlab.tokenizers.maetok_training_architecture import MAETokTraining
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.titok_architecture import TiTokArchitecture
 from latentlab.tokenizers.transformer_autoencoder_architecture import TransformerArchitecture
@@ -83,11 +84,19 @@ class Family:
         architecture: what the fields of a release are checked against; None where the file alone says what it is.
         builder: ``module:function`` of fresh weights to train; takes fields of the architecture and, by name, ``name``
             and ``release``. None where a family is only loaded.
+        trained: what the fields of a tokenizer to be trained are checked against, if they are others.
     """
 
     loader: str
     architecture: type[Any] | None = None
     builder: str | None = None
+    trained: type[Any] | None = None
+
+    def check(self, architecture: Mapping[str, Any]) -> None:
+        """Raise `UserError` for fields of a tokenizer to be trained that do not exist, or values that cannot be."""
+        shape = self.trained or self.architecture
+        if shape is not None:
+            read_architecture(architecture, shape)
 
     def build(self, architecture: Mapping[str, Any], *, name: str, release: str) -> "TrainableTokenizer":
         """Return a tokenizer with fresh weights, to be trained.
@@ -136,6 +145,7 @@ FAMILIES: dict[str, Family] = {
         "latentlab.tokenizers.maetok:load_maetok",
         MAETokArchitecture,
         "latentlab.tokenizers.maetok_training:build_maetok",
+        MAETokTraining,
     ),
     "softvq": Family("latentlab.tokenizers.softvq:load_softvq", SoftVQArchitecture),
     "titok": Family("latentlab.tokenizers.titok:load_titok", TiTokArchitecture),

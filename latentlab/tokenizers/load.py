@@ -1,7 +1,6 @@
 """A tokenizer by name: the right release, its file, its architecture, and the weights put in."""
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from latentlab.tokenizers.identify import (
     published_file,
     release_of_file,
 )
+from latentlab.tokenizers.plugin import open_plugin
 from latentlab.tokenizers.release import Release
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.weight_metadata import WeightMetadata, read_weight_metadata
@@ -69,7 +69,7 @@ def load_tokenizer(
     device = choose_device(device) if isinstance(device, str) else device
     known_plugins = plugins()
     if name in known_plugins:
-        return _from_plugin(known_plugins[name], weights, architecture, release).to(device).eval()
+        return open_plugin(known_plugins[name], weights, architecture, release).to(device).eval()
     overrides = dict(architecture or {})
     ema = overrides.pop("use_ema", ema)
     path = None if weights is None else Path(weights).expanduser()
@@ -145,22 +145,3 @@ def _release(
         return releases_of(name)[0]
     said = find_release(name, release)
     return said if path is None or resized else confirmed(said, path)
-
-
-def _from_plugin(
-    point: EntryPoint, weights: str | Path | None, architecture: Mapping[str, Any] | None, release: str | None
-) -> Tokenizer:
-    """Call the factory of another package."""
-    if release is not None:
-        raise UserError(f"tokenizer '{point.name}' is a plug-in and has no releases: leave release out")
-    try:
-        factory = point.load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"the tokenizer '{point.name}' ({point.value}) cannot be imported: {error}") from error
-    tokenizer = factory(weights, architecture)
-    if not isinstance(tokenizer, Tokenizer):
-        raise UserError(
-            f"the tokenizer '{point.name}' ({point.value}) gave a {type(tokenizer).__name__}, not a Tokenizer"
-        )
-    tokenizer.overrides = {**tokenizer.overrides, **(architecture or {})}
-    return tokenizer

@@ -62,7 +62,7 @@ class BaselineRecipe(Recipe):
                 f"the latents are {shape}, the model's {self._shape.latent_shape}: leave its shape out of model"
             )
         stores = open_stores(config.data, self.tokenizer, device, "float32", config.validation_images, ranks)
-        self.images = stores.images
+        self.images, self.fingerprints = stores.images, stores.fingerprints
         self._data = self._read(stores.train, stores.validation)
         self.n = self._data.train.n
 

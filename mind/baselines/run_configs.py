@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -10,12 +10,13 @@ from latentlab.configuration import read_config, shipped_configs
 from latentlab.files import first_problem
 from mind.baselines.ddpm_objective import DdpmLoss
 from mind.baselines.flow import FlowLoss, flow_loss
+from mind.baselines.latent_shape import LatentShape
 from mind.baselines.latents import Normalisation
 from mind.baselines.masked_config import MaskedConfig
 from mind.baselines.masked_config import sized as masked_sized
 from mind.baselines.transformer_config import TransformerConfig
 from mind.baselines.transformer_config import sized as transformer_sized
-from mind.run_config import ModelTable, RunConfig
+from mind.run_config import ModelTable, RunConfig, check_model_keys
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
 """Folder of the shipped configurations; `--config sit-b` means ``sit-b.yaml`` in it."""
@@ -27,6 +28,9 @@ class LatentRun(RunConfig):
     The shape of the latents is filled into the model where the configuration leaves it out.
     """
 
+    shape: ClassVar[type[LatentShape]] = TransformerConfig
+    """What ``model`` says."""
+
     model: ModelTable
     """``size`` and fields that differ from it."""
     normalisation: Normalisation = "channel"
@@ -36,6 +40,7 @@ class LatentRun(RunConfig):
     def _one_kind(self) -> Self:
         if "kind" in self.model:
             raise ValueError("model.kind: the kind of the model is that of the run: leave it out")
+        check_model_keys(self.model, self.shape)
         return self
 
 
@@ -71,6 +76,8 @@ class DdpmRun(LatentRun):
 
 class MaskedRun(LatentRun):
     """A run of eMIGM or one of the configurations it unifies."""
+
+    shape: ClassVar[type[LatentShape]] = MaskedConfig
 
     kind: Literal["emigm"]
     """As in the command."""

@@ -6,12 +6,14 @@ from scipy import stats
 
 from analyses import intervals
 from analyses.intervals import (
+    SHARE,
     bootstrap_means,
     group_sums,
     mean_interval,
     percentile_band,
     percentile_interval,
     random_groups,
+    share_interval,
 )
 
 
@@ -81,3 +83,14 @@ def test_a_band_of_few_units_is_students() -> None:
 def test_intervals_ignore_nan_and_one_unit_has_none() -> None:
     assert percentile_interval(np.array([0.0, 1.0, np.nan])) == pytest.approx((0.025, 0.975))
     assert mean_interval(np.ones(1)) is None
+
+
+@pytest.mark.parametrize("n", [5, 10, 300])
+def test_units_that_are_all_alike_leave_room_for_others(n: int) -> None:
+    """Against scipy's exact interval, two-sided at 95 %: the end that is reached is kept."""
+    for hits in (0, n):
+        exact = stats.binomtest(hits, n).proportion_ci(0.95, method="exact")
+        found = share_interval(bootstrap_means(np.full(n, float(hits > 0))), n)
+        assert found == pytest.approx((exact.low, exact.high), abs=1e-12)
+    mixed = bootstrap_means(np.arange(n) % 2)
+    assert share_interval(mixed, n) == percentile_interval(mixed, n, SHARE)

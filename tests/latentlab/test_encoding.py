@@ -1,6 +1,8 @@
 """Encoding images into a store: what is stored, resume, reuse, independence of the batch size, and what is refused."""
 
+import os
 import re
+import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +107,31 @@ def test_interrupted_run_continues_identically(
     assert sum(seen) == images.n - 10  # the batch that holds image 14 is made again
     assert torch.equal(continued.take(slice(None)), whole.take(slice(None)))
     assert continued.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_encoded_before_a_signal_is_kept(
+    number: signal.Signals, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode_images(tiny("kl"), images, tmp_path / "whole", batch_size=5)
+    tokenizer = tiny("kl")
+    encode, asked = tokenizer.encode, []
+
+    def asked_to_stop(images: Tensor, **options: object) -> Tensor:
+        asked.append(len(images))
+        if len(asked) == 3:
+            os.kill(os.getpid(), number)
+        return encode(images, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", asked_to_stop)
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(tokenizer, images, tmp_path / "stopped", batch_size=5)
+    assert sum(asked) == 15  # the batch in progress is finished
+    monkeypatch.undo()
+    seen = count(tokenizer, monkeypatch)
+    continued = encode_images(tokenizer, images, tmp_path / "stopped", batch_size=5)
+    assert sum(seen) == images.n - 15 and torch.equal(continued.take(slice(None)), whole.take(slice(None)))
+    assert np.array_equal(continued.labels, whole.labels)
 
 
 def test_finished_store_is_reused_until_something_changes(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, digest, home, quick_fingerprint, read_json, read_json_as, write_json
@@ -38,6 +39,10 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     match = "No space left on device; free space"
     with pytest.raises(UserError, match=match), atomic_path(tmp_path / "a"), open("/dev/full", "w") as full:
         full.write("x")
+    told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    match = r"cannot write .*/b: .*No space left on device.*; free space"
+    with pytest.raises(UserError, match=match), atomic_path(tmp_path / "b"):
+        raise told  # as safetensors says it
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

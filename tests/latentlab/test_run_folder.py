@@ -36,6 +36,21 @@ def test_a_folder_belongs_to_its_data(tmp_path: Path) -> None:
     folder.note_data({"data.train": "first"})
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left on device; free space"):
+        RunFolder(tmp_path).append(1, {"loss": 1.0})
+
+
+def test_what_an_earlier_version_did_not_note_is_noted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.note_data({})
+    folder.note_data({"data.store": "a"})
+    with pytest.raises(UserError, match=r"data that have changed since \(data.store is a there, b here\)"):
+        folder.note_data({"data.store": "b"})
+
+
 def test_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert folder.newest() is None

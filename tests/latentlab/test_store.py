@@ -134,6 +134,16 @@ def test_killed_writer_continues_and_gives_the_same_bytes(tmp_path: Path) -> Non
     assert first.fingerprint == second.fingerprint
 
 
+def test_a_slow_writer_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = write(tmp_path / "quick", columns()).finish()
+    monkeypatch.setattr(store_writer, "PATIENCE_SECONDS", 0.0)
+    write(tmp_path / "slow", columns(), stop=24)  # and killed
+    continued = StoreWriter(tmp_path / "slow", request=REQUEST, spec=SPEC)
+    assert first_missing(continued) == 24
+    slow = write(tmp_path / "slow", columns()).finish()
+    assert torch.equal(slow.take(slice(None)), quick.take(slice(None))) and np.array_equal(slow.labels, quick.labels)
+
+
 def test_several_ranks_write_one_store_in_the_order_of_the_images(tmp_path: Path, small_shards: None) -> None:
     """Three writers in turns; the third was killed and a fourth, alone, does what is left: bit for bit the store of one."""
     data = columns(43)

@@ -232,7 +232,7 @@ def test_refusals(model: Mind, arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"schedul": "cosine"}, "sampler settings: schedul: Extra inputs"),
+        ({"schedul": "cosine"}, "sampler settings: unknown key 'schedul'. Did you mean schedule"),
         ({"schedule": "cosin"}, "sampler settings: unknown schedule 'cosin'. Did you mean cosine"),
         ({"eta_mode": "kept"}, "sampler settings: eta_mode: Input should be 'keep', 'ddim_sigma' or 'fresh'"),
         ({"eta": 1.5}, "eta: Input should be less than or equal to 1"),

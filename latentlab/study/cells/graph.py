@@ -14,7 +14,7 @@ from latentlab.errors import UserError
 from latentlab.files import digest, file_sha256
 from latentlab.quality.features import feature_extractor
 from latentlab.study.cells.cell import Cell, Graph, Row
-from latentlab.study.cells.networks import networks_of, plugin_version, weights_of_teacher
+from latentlab.study.cells.networks import networks_of, weights_of_teacher
 from latentlab.study.cells.settings import (
     Images,
     check_names,
@@ -26,6 +26,7 @@ from latentlab.study.cells.settings import (
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.identify import published_file
 from latentlab.tokenizers.load import CONFIGURATION, embedded_file, load_tokenizer
+from latentlab.tokenizers.plugin import plugin_version
 from latentlab.tokenizers.releases import ZOO
 from latentlab.tokenizers.taesd import weight_files
 from latentlab.tokenizers.zoo import find_release, plugins, releases_of
@@ -97,6 +98,8 @@ class _Builder:
         if entry.of is not None:
             other = self._subject(self.study.tokenizer(entry.of), seed)
             settings = {"control": entry.control, "seed": SEED}
+            if (name := other.tokenizer.settings.get("name")) in plugins():
+                raise UserError(f"tokenizer '{entry.label}': no control can be made of '{name}', which is a plug-in")
             needs = {"tokenizer": other.tokenizer, "latents": other.latents}
             tokenizer = self.cell("control", f"control {entry.control} of {other.who}", settings, needs)
         elif entry.train is not None:

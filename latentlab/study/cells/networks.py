@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint
 from typing import Any
 
 from latentlab.quality.features import feature_extractor
@@ -12,6 +11,7 @@ from latentlab.registry import checked_parameters, find_measurement, measurement
 from latentlab.tokenizers.auxiliary_targets import HOG
 from latentlab.tokenizers.config import TrainConfig
 from latentlab.tokenizers.objectives.vision_networks import vision_weights
+from latentlab.tokenizers.plugin import plugin_version
 
 
 def _weights_of_features(name: str) -> str:
@@ -63,9 +63,3 @@ def _vision_networks(config: TrainConfig) -> Iterator[str]:
     if wanted.adversarial is not None and wanted.adversarial.kind == "features":
         yield wanted.adversarial.network
     yield from (target for target in config.architecture.get("targets", ()) if target != HOG)
-
-
-def plugin_version(point: EntryPoint) -> str:
-    """Return the package that brings a plug-in and its version."""
-    package = point.dist
-    return point.value if package is None else f"{package.name} {package.version}"

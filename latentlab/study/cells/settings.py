@@ -18,6 +18,7 @@ from latentlab.study.collect_columns import LATENTS, PATHS, RECONSTRUCTION, SAMP
 from latentlab.study.plan_file import GeneratorEntry, StudyFile, TokenizerEntry
 from latentlab.tokenizers.config import load_config as load_tokenizer_config
 from latentlab.tokenizers.controls import CONTROLS
+from latentlab.tokenizers.families import FAMILIES
 from mind.ablation import as_overrides
 from mind.kinds import check_settings, read_run
 
@@ -80,6 +81,7 @@ def tokenizer_training(
     """
     try:
         config = load_tokenizer_config(str(entry.train), [*shared, *entry.set, f"seed={seed}"])
+        FAMILIES[config.family].check(config.architecture)
         networks = networks_of_training(config)
     except UserError as error:
         raise UserError(f"tokenizer '{entry.label}': {error}") from error

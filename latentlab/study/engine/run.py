@@ -8,6 +8,7 @@ from pathlib import Path
 
 from latentlab.errors import UserError
 from latentlab.run_folder import stop_signal
+from latentlab.runtime import make_writable
 from latentlab.study.cells.cell import Cell, Graph
 from latentlab.study.cells.process import DONE, INTERRUPTED, LOG, is_whole
 from latentlab.study.cells.state import note_failure, note_places, prepare, settled
@@ -71,7 +72,7 @@ def only_one(out: Path) -> Iterator[None]:
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_writable(out)
     try:
         with WeakFileLock(out / ".lock", timeout=_PATIENCE_SECONDS):
             yield

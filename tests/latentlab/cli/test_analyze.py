@@ -50,6 +50,13 @@ def test_json_is_all_there_is_on_stdout(features: Path) -> None:
     assert "my results/results.json" in result.stderr
 
 
+def test_without_figures(features: Path) -> None:
+    result = latentlab("analyze", "--latents", features, "--metrics", "sec", "--no-figures", "--out", "plain")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("plain/results.json").read_text())["figures"] == []
+    assert not Path("plain/figures").exists() and Path("plain/summary.md").is_file()
+
+
 def test_python_gives_the_same_numbers(features: Path) -> None:
     shown = json.loads(latentlab("analyze", "--latents", features, "--metrics", "viv,lnc,sec", "--json").stdout)
     for entry in shown["measurements"]:
@@ -100,6 +107,7 @@ def test_nan_latents_are_counted_and_named(features: Path) -> None:
         (["--latents", "x", "--limit", "0"], "--limit must be at least 1, got 0"),
         (["--tokenizer", "ibq", "--limit", "-3"], "--limit must be at least 1, got -3"),
         (["--tokenizer", "ibq", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--tokenizer", "ibq", "--seed", str(2**32)], "--seed must be below 2^32, got 4294967296"),
         (["--tokenizer", "ibq", "--out", "file"], "--out file is a file"),
         (["--tokenizer", "ibq", "--out", "file/below"], "cannot write file/below"),
         (["--tokenizer", "ibq", "--device", "gpu"], "unknown device 'gpu'. Available: auto, cpu"),

@@ -183,14 +183,32 @@ def test_plugins_are_known_by_their_version_and_weights(
         before = found()
         metadata = next(installed_example[0].rglob("METADATA"))
         version = metadata.read_text().rpartition("Version: ")[2].strip()
-        assert before["measure"].settings["networks"]["plug-in"].endswith(version)
-        assert before["tokenizer_at_hand"].settings["plug-in"].endswith(version)
-        assert re.fullmatch("[0-9a-f]{64}", before["tokenizer_at_hand"].settings["sha256"])
+        for told in (
+            before["measure"].settings["networks"]["plug-in"],
+            before["tokenizer_at_hand"].settings["plug-in"],
+        ):
+            assert re.fullmatch(rf"latentlab-plugin-example {version} [0-9a-f]+", told)
+        assert re.fullmatch("[0-9a-f]{16}", before["tokenizer_at_hand"].settings["sha256"])
         metadata.write_text(metadata.read_text().replace(version, "77"))
         after = found()
         assert all(after[stage].key != before[stage].key for stage in before)
     finally:
         registry._locations.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizers": [{**AE, "set": ["architecture.chh=8"]}]}, "tokenizer 'ae': unknown architecture field 'chh'"),
+        ({"generators": [{**SIT, "set": ["model.dpth=1"]}]}, "generator 'sit': .*unknown key of model 'dpth'"),
+        ({"generators": [{**SIT, "set": ["optimiser.lr=1"]}]}, "generator 'sit': .*unknown key of optimiser 'lr'"),
+    ],
+)
+def test_settings_of_trainings_are_checked_before_anything_runs(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        graph_of(tmp_path, **changes)
 
 
 def test_networks_are_opened_once_for_all_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

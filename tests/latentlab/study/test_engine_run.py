@@ -270,6 +270,14 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str) -> Non
     assert result.exit_code == 2 and message in result.output and len(result.output.splitlines()) == 1
 
 
+def test_a_study_below_a_file_is_refused(home: None, tmp_path: Path) -> None:
+    plan, file = tmp_path / "plan.yaml", tmp_path / "a file"
+    plan.write_text(yaml.safe_dump(tiny_study()))
+    file.touch()
+    result = CliRunner().invoke(app, ["study", "run", str(plan), "--out", str(file / "below")])
+    assert result.exit_code == 2 and f"cannot write {file / 'below'}" in result.output
+
+
 def test_one_run_per_folder(home: None, tmp_path: Path) -> None:
     """A second one is refused, and leaves the plan of the first as it is."""
     out, other = tmp_path / "out", tmp_path / "other.yaml"

@@ -190,6 +190,17 @@ def test_a_store_with_mirrored_latents_is_trained_on_both_sides_with_equal_chanc
     assert torch.equal(batches("data.mirror=false", steps=2), torch.stack([plain, plain]))
 
 
+def test_other_latents_in_the_same_place_do_not_continue_a_run(tmp_path: Path) -> None:
+    tokenizer, store = load_tokenizer("kl", release="fashion32"), tmp_path / "store"
+    data = ["data.train=null", "data.limit=null", "data.validation=null", "validate_every=0", f"data.store={store}"]
+    encode_images(tokenizer, open_data("fashion:train", limit=24), store)
+    run("sit", tmp_path / "run", *data)
+    run("sit", tmp_path / "run", *data)  # unchanged, it is finished
+    encode_images(tokenizer, open_data("fashion:train", limit=30), store)
+    with pytest.raises(UserError, match=r"holds a run on data that have changed since \(data.store is "):
+        run("sit", tmp_path / "run", *data)
+
+
 def test_latents_that_are_not_numbers_are_named(tmp_path: Path) -> None:
     """Somebody else's folder, whose plain latents are fine and so are their statistics."""
     latents = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -222,6 +233,9 @@ def test_sequences_are_normalised_along_their_last_dimension() -> None:
         ("emigm", ["family=mar"], "family mar is of continuous latents: leave codes out"),
         ("emigm", ["family=marr"], "family"),
         ("sit", ["flow.kind=lightningdit"], r"flow\.kind: Extra inputs are not permitted"),
+        ("sit", ["model.dpth=2"], r"unknown key of model 'dpth'\. Did you mean depth\?"),
+        ("emigm", ["model.head_dpth=2"], r"unknown key of model 'head_dpth'\. Did you mean head_depth"),
+        ("dit", ["optimiser.lr=1"], r"unknown key of optimiser 'lr'.*Available: .*learning_rate"),
         ("sit", ["model.kind=dit"], r"model\.kind: the kind of the model is that of the run: leave it out"),
         ("emigm", ["model.size=null"], "model: size must be a name, got None"),
         ("dit", ["optimiser.betas=[0.9,1.0]"], r"optimiser\.betas\.1: Input should be less than 1"),
@@ -238,7 +252,7 @@ def test_configurations_that_cannot_be_are_refused_before_anything_is_opened(
     ("kind", "override", "problem"),
     [
         ("sit", "model.heads=3", r"heads \(3\) must divide width \(16\)"),
-        ("dit", "model.name=x", "transformer: name: Extra inputs are not permitted"),
+        ("dit", "model.name=x", "unknown key of model 'name'"),
         ("emigm", "model.size=xx", "unknown masked generator size 'emigm-xx'"),
         ("sit", "model.in_channels=5", r"the latents are \(8, 8, 8\), the model's \(5, 8, 8\)"),
     ],
