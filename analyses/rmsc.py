@@ -14,6 +14,7 @@ from torch import Tensor
 
 from analyses.intervals import bootstrap_means, percentile_interval
 from analyses.spatial import rows_per_image, token_cautions
+from latentlab.errors import Unmeasurable
 from latentlab.latents import Latents
 from latentlab.measurement import Measurement, MetricCard
 from latentlab.registry import measurement
@@ -57,7 +58,10 @@ def rmsc(latents: Latents, *, normalize: bool = True, seed: int = 0) -> Measurem
 
     Raises:
         UserError: non-finite latents.
+        Unmeasurable: latents of one token, which has nothing to differ from.
     """
+    if latents.cells == 1:
+        raise Unmeasurable("rmsc compares the tokens of an image, and these latents have one each")
     contrast = rows_per_image(latents, _contrast, normalize=normalize, epsilon=1e-8)[:, 0]
     replicates = bootstrap_means(contrast, seed) if latents.n > 1 else None
     return Measurement(

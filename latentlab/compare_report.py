@@ -16,11 +16,6 @@ _MARKS = {"best": " *", "level": " ="}
 _STYLES = {"best": "bold green", "level": "green"}
 _FIRST_COLUMNS = ("measurement", "easier")
 
-LEGEND = (
-    f"* easiest; = not distinguishable from it (paired bootstrap, Holm, {LEVEL:.0%}); no mark: worse, or not tested. "
-    "Intervals: 95 %."
-)
-
 
 def print_comparison(comparison: Comparison, title: str, file: TextIO | None = None) -> None:
     """Print table, legend and remarks to ``file`` (default: stdout); plain text unless it is a terminal."""
@@ -32,7 +27,15 @@ def print_comparison(comparison: Comparison, title: str, file: TextIO | None = N
         cells = [Text(_cell(comparison, metric, name), style=styles.get(name, "")) for name in comparison.names]
         rows.append([metric, _direction(comparison, metric), *cells])
     table = (title, [*_FIRST_COLUMNS, *comparison.names], rows)
-    print_tables([table], [LEGEND, *remarks(comparison)], right=comparison.names, file=file)
+    print_tables([table], [legend(comparison), *remarks(comparison)], right=comparison.names, file=file)
+
+
+def legend(comparison: Comparison) -> str:
+    """Return what the marks of the table mean, and how differences were tested."""
+    tested = [one for one in comparison.differences if one.p is not None]
+    alone = tested and not any(one.paired for one in tested)
+    how = "bootstrap of each by itself, as they are not known to be of the same images" if alone else "paired bootstrap"
+    return f"* easiest; = not distinguishable from it ({how}, Holm, {LEVEL:.0%}); no mark: worse, or not tested. Intervals: 95 %."
 
 
 def write_comparison(comparison: Comparison, title: str, folder: Path, figures: list[str]) -> None:
@@ -44,7 +47,7 @@ def write_comparison(comparison: Comparison, title: str, folder: Path, figures: 
     for metric in comparison.metrics:
         cells = [_cell(comparison, metric, name).replace(" *", " \\*") for name in comparison.names]
         lines.append(markdown_row([metric, _direction(comparison, metric), *cells]))
-    lines += ["", LEGEND.replace("*", "\\*"), "", *(f"* {line}" for line in remarks(comparison)), ""]
+    lines += ["", legend(comparison).replace("*", "\\*"), "", *(f"* {line}" for line in remarks(comparison)), ""]
     lines += ["## Differences", "", *_difference_table(comparison), ""]
     lines += [f"![{Path(figure).stem}]({figure})" for figure in figures if figure.endswith(".png")]
     write_text(folder / "summary.md", "\n".join(lines).rstrip() + "\n")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import latentlab
-from latentlab.errors import UserError
+from latentlab.errors import Unmeasurable, UserError
 
 
 def rmsc(z: np.ndarray, **options: object) -> latentlab.Measurement:
@@ -84,6 +84,12 @@ def test_interval_is_the_bootstrap_over_images_and_replicates_are_paired() -> No
     assert (measured.replicates - other.replicates).std() < 0.5 * measured.replicates.std()
     one = rmsc(z[:1])
     assert one.interval is None and one.replicates is None and "one image" in one.warnings[0]
+
+
+def test_one_token_has_no_contrast() -> None:
+    for shape in ((9, 4, 1, 1), (9, 4)):
+        with pytest.raises(Unmeasurable, match="these latents have one each"):
+            latentlab.measure("rmsc", latents=np.ones(shape))
 
 
 def test_non_finite_latents_are_refused() -> None:

@@ -13,7 +13,7 @@ from analyses.intervals import bootstrap_means, percentile_interval
 from latentlab import ArrayLatents, Measurement, UserError
 from latentlab.analyze import Subject
 from latentlab.compare import compare, p_value
-from latentlab.compare_report import LEGEND, as_csv, print_comparison
+from latentlab.compare_report import as_csv, legend, print_comparison
 from latentlab.comparison_run import compare_subjects, same_images
 
 RNG = np.random.default_rng(0)
@@ -101,6 +101,12 @@ def test_biased_values_of_other_class_counts_do_not_compare() -> None:
     assert "different numbers of classes (3, 10)" in compare({"a": [few], "b": [many]}, paired=False).refused["lnc"]
 
 
+def test_the_legend_says_how_differences_were_tested() -> None:
+    columns = {name: [mean_of(RNG.normal(size=300))] for name in "ab"}
+    assert "(paired bootstrap" in legend(compare(columns, paired=True))
+    assert "by itself, as they are not known to be of the same images" in legend(compare(columns, paired=False))
+
+
 def test_without_replicates_nothing_is_tested() -> None:
     bare = [Measurement("gmm", "v", k, None, "lower", "", 10) for k in (1.0, 2.0)]
     found = compare({"a": [bare[0]], "b": [bare[1]]}, paired=True)
@@ -170,8 +176,9 @@ def test_printed_table_marks_the_easiest() -> None:
     base = RNG.normal(size=400)
     column = {"a": [mean_of(base, "sec", "lower")], "b": [mean_of(base + 1, "sec", "lower")]}
     text = io.StringIO()
-    print_comparison(compare(column, paired=True), "two", text)
-    assert LEGEND in text.getvalue()
+    comparison = compare(column, paired=True)
+    print_comparison(comparison, "two", text)
+    assert legend(comparison) in text.getvalue() and "(paired bootstrap, Holm, 95%)" in text.getvalue()
     (row,) = [line for line in text.getvalue().splitlines() if line.startswith("│ sec")]
     assert row.split("│")[3].rstrip().endswith("*") and not row.split("│")[4].rstrip().endswith("*")
     assert as_csv(compare(column, paired=True)).splitlines()[1].startswith("sec,,a,")

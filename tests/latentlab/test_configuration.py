@@ -52,7 +52,7 @@ def test_settings_cannot_be_changed(folder: Path) -> None:
     ("override", "message"),
     [
         ("inner.steps=0", r"small_32px.yaml: inner\.steps: Input should be greater than 0"),
-        ("inner.step=5", r"unknown key of inner 'step'\. Did you mean steps\?"),
+        ("inner.step=5", r"unknown key of inner 'step'\. Did you mean steps"),
         ("inner=3", "inner: Input should be"),
         ("inner.steps", "--set expects KEY=VALUE .*got 'inner.steps'"),
         ("=1", "--set expects KEY=VALUE"),
