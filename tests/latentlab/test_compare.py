@@ -178,7 +178,7 @@ def test_printed_table_marks_the_easiest() -> None:
     text = io.StringIO()
     comparison = compare(column, paired=True)
     print_comparison(comparison, "two", text)
-    assert legend(comparison) in text.getvalue() and "(paired bootstrap, Holm, 95%)" in text.getvalue()
+    assert legend(comparison) in text.getvalue() and "(paired bootstrap, Holm, 5%)" in text.getvalue()
     (row,) = [line for line in text.getvalue().splitlines() if line.startswith("│ sec")]
     assert row.split("│")[3].rstrip().endswith("*") and not row.split("│")[4].rstrip().endswith("*")
     assert as_csv(compare(column, paired=True)).splitlines()[1].startswith("sec,,a,")
