@@ -169,17 +169,17 @@ def _encode_missing(
     pace = shown_pace(label, "images", sum(map(len, parts)), quiet=not ranks.first)
     read = partial(_read, images, encoder.device.type == "cuda")
     with stop_signal() as stop:
-        with pace as advance, torch.inference_mode(), WriteBehind(_UNWRITTEN) as writing:
-            for batch, (pixels, masks) in read_ahead(_batches(parts, batch_size, images.n), read):
-                columns = encoder.columns(pixels, batch.whole.start)
-                labels = None if images.labels is None else images.labels[batch.whole.start : batch.whole.stop]
-                writing.do(partial(_store, writer, batch, {**columns, "labels": labels, "masks": masks}))
-                advance(len(batch.kept))
-                if stop:
-                    break
-        if stop:
+        try:
+            with pace as advance, torch.inference_mode(), WriteBehind(_UNWRITTEN) as writing:
+                for batch, (pixels, masks) in read_ahead(_batches(parts, batch_size, images.n), read):
+                    columns = encoder.columns(pixels, batch.whole.start)
+                    labels = None if images.labels is None else images.labels[batch.whole.start : batch.whole.stop]
+                    writing.do(partial(_store, writer, batch, {**columns, "labels": labels, "masks": masks}))
+                    advance(len(batch.kept))
+                    if stop:
+                        raise KeyboardInterrupt
+        finally:  # whatever ended it: what was encoded is kept
             writer.flush()
-            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def stop_signal() -> Iterator[StopSignal]:
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # None: one that was not installed from Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def alone(path: Path, ranks: Ranks) -> AbstractContextManager[Any]:

@@ -77,6 +77,8 @@ class StoreManifest:
     std: list[float]
     class_names: list[str] | None = None
     mask_size: tuple[int, int] | None = None
+    content: str | None = None
+    """Digest of all columns in the order of the images, however they lie in shards; absent in stores of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Latents onto disk, shard by shard, written so that a kill loses one shard, or a few minutes, of every process."""
 
+import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,8 @@ from latentlab.stored_latents import LatentStore
 SHARD_BYTES = 128 << 20
 SHARD_IMAGES = 10_000
 """Length of LightningDiT's shards."""
+
+_HASHED_IMAGES = 256
 
 PATIENCE_SECONDS = 300.0
 """What a kill may lose where encoding is slow: after so long a shard is written, however short."""
@@ -176,9 +179,24 @@ class StoreWriter:
             std=moments.std.tolist(),
             class_names=list(self._class_names) if self._class_names else None,
             mask_size=self._mask_size(shards[0].file),
+            content=self._content([entry.file for entry in shards]),
         )
         write_json(self.path / MANIFEST, asdict(manifest))
         clear_notes(self.path)
+
+    def _content(self, files: list[str]) -> str:
+        """Return a digest of every column, image by image: an interruption cuts shards elsewhere, and changes nothing."""
+        shards = [Shard(self.path / file) for file in files]
+        masks = [Shard(path) for file in files if (path := mask_path(self.path, file)).exists()]
+        seen = hashlib.sha256()
+        for name in sorted(shards[0].shapes):
+            seen.update(f"{name} {shards[0].dtype(name)} {shards[0].shapes[name][1:]}".encode())
+            for shard in shards:
+                _add_rows(seen, shard, name)
+        for shard in masks:
+            seen.update(str(shard.rows("size", slice(None)).tolist()).encode() if shard is masks[0] else b"")
+            _add_rows(seen, shard, "masks")
+        return seen.hexdigest()
 
     def _mask_size(self, shard: str) -> tuple[int, int] | None:
         masks = mask_path(self.path, shard)
@@ -213,3 +231,11 @@ class StoreWriter:
         while shard_name(rank, number) in taken:
             number += 1
         return shard_name(rank, number)
+
+
+def _add_rows(seen: "hashlib._Hash", shard: Shard, name: str) -> None:
+    """Add the numbers of a column to a digest, some images at a time."""
+    (n, *_) = shard.shapes[name]
+    for first in range(0, n, _HASHED_IMAGES):
+        rows = shard.rows(name, slice(first, first + _HASHED_IMAGES))
+        seen.update(rows.contiguous().flatten().view(torch.uint8).numpy().tobytes())

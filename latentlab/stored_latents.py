@@ -79,8 +79,10 @@ class LatentStore(Latents):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Digest of the SHA-256 of all shards (of size, date and samples of their bytes where there is no ``store.json``)."""
-        if self.manifest:
+        """Digest of the content (of size, date and samples of the bytes of all shards where there is no ``store.json``)."""
+        if self.manifest and self.manifest.content is not None:
+            seen = [self.manifest.content]
+        elif self.manifest:  # of an earlier version: by its shards
             masks = [file_sha256(shard.path) for shard in self._mask_shards]
             seen = [entry.sha256 for entry in self.manifest.shards] + masks
         else:

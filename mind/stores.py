@@ -29,7 +29,7 @@ class Stores:
         validation: held-out images.
         tokenizer: made all of them.
         images: the training images, where they are known; what samples are scored against.
-        fingerprints: name of a setting -> content of what it names: the training images, or the stores that were given.
+        fingerprints: name of a setting -> content of what it names: training images, stores that were given, the tokenizer.
     """
 
     train: list[LatentStore]
@@ -82,15 +82,13 @@ def open_stores(
         if data.validation is not None:
             others = open_data(data.validation, image_size=data.image_size, limit=held_out)
         validation = store(others, data.validation_store)
-    given = {"store": train[0], "mirrored_store": train[-1], "validation_store": validation}
-    told = {
-        f"data.{key}": one.fingerprint
-        for key, one in given.items()
-        if one is not None and getattr(data, key) is not None
-    }
-    return Stores(
-        train, validation, tokenizer, images, told if images is None else {"data.train": images.fingerprint} | told
-    )
+    opened = {"store": train[0], "mirrored_store": train[-1], "validation_store": validation}
+    given = {key: one for key, one in opened.items() if getattr(data, key) is not None and one is not None}
+    told = {f"data.{key}": one.fingerprint for key, one in given.items()}
+    told["data.tokenizer"] = weights_digest(tokenizer)
+    if images is not None:
+        told["data.train"] = images.fingerprint
+    return Stores(train, validation, tokenizer, images, told)
 
 
 def chosen_tokenizer(data: DataConfig, device: torch.device) -> Tokenizer:

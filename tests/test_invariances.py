@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import latentlab
-from analyses.intervals import SHARE, percentile_interval
+from analyses.intervals import SHARE, percentile_interval, share_interval
 from latentlab import TokenizerSpec
 from latentlab import latents as latents_module
 from latentlab.registry import BUILTIN, card_of, find_measurement, keyword_parameters, needs_latents
@@ -120,8 +120,13 @@ def test_interval_is_that_of_the_replicates_and_holds_the_value(name: str) -> No
         return
     assert found.replicates.shape == (1000,)
     if name != "gmm":  # whole numbers of components
-        within = SHARE if found.unit == "fraction" else (-np.inf, np.inf)
-        expected = percentile_interval(found.replicates, found.units or found.n, within)
+        units, within = found.units or found.n, SHARE if found.unit == "fraction" else (-np.inf, np.inf)
+        of_shares = name in ("linear_probe", "lnc")
+        expected = (
+            share_interval(found.replicates, units)
+            if of_shares
+            else percentile_interval(found.replicates, units, within)
+        )
         np.testing.assert_allclose(found.interval, expected, rtol=1e-9)
     assert found.interval[0] <= found.value <= found.interval[1]
 

@@ -35,14 +35,11 @@ def open_plugin(
         UserError: it cannot be imported or called, or returns something else, or a specification that cannot be.
     """
     who = f"the tokenizer '{point.name}' ({point.value})"
-    try:
-        factory = point.load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{who} cannot be imported: {error}") from error
+    factory = _told(f"{who} cannot be imported", point.load)()
     tokenizer = _told(f"{who} cannot be opened", factory)(weights, architecture)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{who} gave a {type(tokenizer).__name__}, not a Tokenizer")
-    _check_specification(who, point.name, tokenizer.spec)
+    _check_specification(who, point.name, getattr(tokenizer, "spec", None))
     if release not in (None, tokenizer.spec.release):
         raise UserError(f"{who} is a plug-in and has no releases but '{tokenizer.spec.release}': leave release out")
     tokenizer.overrides = {**tokenizer.overrides, **(architecture or {}), "plug-in": plugin_version(point)}
@@ -63,10 +60,12 @@ def plugin_version(point: EntryPoint) -> str:
     files = [file for place in places for file in sorted(place.rglob("*.py"))]
     if spec is not None and not places and spec.origin is not None:
         files = [Path(spec.origin)]
-    return f"{package}{digest([file_sha256(file) for file in files if file.is_file()])}"
+    return f"{package}{digest([[file.name, file_sha256(file)] for file in files if file.is_file()])}"
 
 
-def _check_specification(who: str, name: str, spec: TokenizerSpec) -> None:
+def _check_specification(who: str, name: str, spec: Any) -> None:
+    if not isinstance(spec, TokenizerSpec):
+        raise UserError(f"{who} has no specification: set spec to a TokenizerSpec")
     if spec.name != name:
         raise UserError(f"{who} calls itself '{spec.name}' in its specification: both must be one name")
     hints = get_type_hints(TokenizerSpec)
@@ -77,25 +76,29 @@ def _check_specification(who: str, name: str, spec: TokenizerSpec) -> None:
 
 
 def _guarded(who: str, tokenizer: Tokenizer) -> Tokenizer:
-    """Put a check around each of its methods that latentlab calls."""
+    """Give it a class of the same name, with a check around each method that latentlab calls."""
+    kind = type(tokenizer)
+    if getattr(kind, "guarded_by_latentlab", False):  # the factory returned an object that it had returned before
+        return tokenizer
     checks: dict[str, Callable[[Tokenizer, Tensor, Any], None]] = {"encode": _check_latents, "decode": _check_images}
     if isinstance(tokenizer, DiscreteTokenizer):
         checks |= {"indices": _check_indices, "codes": _check_codes}
-    for name, check in checks.items():
-        setattr(tokenizer, name, _checked(who, tokenizer, name, check))
+    methods = {name: _checked(who, getattr(kind, name), check) for name, check in checks.items()}
+    tokenizer.__class__ = type(kind.__name__, (kind,), {**methods, "guarded_by_latentlab": True})
     return tokenizer
 
 
 def _checked(
-    who: str, tokenizer: Tokenizer, name: str, check: Callable[[Tokenizer, Tensor, Any], None]
+    who: str, method: Callable[..., Any], check: Callable[[Tokenizer, Tensor, Any], None]
 ) -> Callable[..., Any]:
-    method = getattr(tokenizer, name)
+    name = method.__name__
 
     @wraps(method)
-    def call(given: Tensor, *more: Any, **options: Any) -> Any:
-        found = _told(f"{name} of {who} failed, given {list(given.shape)}", method)(given, *more, **options)
+    def call(self: Tokenizer, *given: Any, **options: Any) -> Any:
+        batch: Tensor = given[0] if given else next(iter(options.values()))
+        found = _told(f"{name} of {who} failed, given {list(batch.shape)}", method)(self, *given, **options)
         try:
-            check(tokenizer, given, found)
+            check(self, batch, found)
         except UserError as error:
             raise UserError(f"{name} of {who} {error}") from error
         return found
@@ -145,6 +148,8 @@ def _check_images(tokenizer: Tokenizer, latents: Tensor, images: Any) -> None:
         raise UserError(f"must give a tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[:2] != (len(latents), 3):
         raise UserError(f"must give images [{len(latents)},3,H,W], got {list(images.shape)}")
+    if not images.numel():
+        return
     low, high = (float(end) for end in images.detach().aminmax())
     if (low < -_BRIGHT or high > _BRIGHT) and not getattr(tokenizer, "_told_of_range", False):
         tokenizer._told_of_range = True  # type: ignore[assignment]

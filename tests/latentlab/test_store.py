@@ -142,6 +142,7 @@ def test_a_slow_writer_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Mon
     assert first_missing(continued) == 24
     slow = write(tmp_path / "slow", columns()).finish()
     assert torch.equal(slow.take(slice(None)), quick.take(slice(None))) and np.array_equal(slow.labels, quick.labels)
+    assert slow.fingerprint == quick.fingerprint and len(slow.manifest.shards) > len(quick.manifest.shards)
 
 
 def test_several_ranks_write_one_store_in_the_order_of_the_images(tmp_path: Path, small_shards: None) -> None:

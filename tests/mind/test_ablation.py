@@ -159,7 +159,7 @@ def test_dotted_and_overrides() -> None:
         ({"base": None, "weights": "fashion32", "train": {}}, "row 'b' would train, but the grid samples from weights"),
         ({"rows": [{"label": "a"}, {"label": "a"}]}, "two rows are called 'a'"),
         ({"rows": [{"label": "a", "published": {"is": 1}}]}, "row 'a': published has no column is"),
-        ({"rows": [{"label": "a", "sample": {"stepz": 1}}]}, "row 'a': sampler settings: stepz"),
+        ({"rows": [{"label": "a", "sample": {"stepz": 1}}]}, "row 'a': sampler settings: unknown key 'stepz'"),
         ({"rows": [{"label": "a", "sample": {"eta": 2}}]}, "row 'a': sampler settings: eta"),
         ({"rows": []}, "rows"),
         ({"published": {"source": "", "columns": {"fid": "FID"}, "compare": "is"}}, "compare: 'is' is not among"),

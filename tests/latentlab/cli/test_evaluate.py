@@ -109,7 +109,7 @@ def test_json_batch_size_and_kept_features(run: Path, here: Path) -> None:
 
 def test_inceptions_metrics_offline(run: Path, here: Path) -> None:
     options = ("--samples", run, "--reference", f"imagefolder:{here / 'real'}", "--out", "out")
-    assert "1 values were not made; is on inception: weights weights-inception" in refusal(*options, "--metrics", "is")
+    assert "1 value was not made; is on inception: weights weights-inception" in refusal(*options, "--metrics", "is")
     assert json.loads((here / "out" / "results.json").read_text())["measurements"] == []
     message = refusal(*options, "--metrics", "fd,sfid")
     assert "1 values were not made; sfid on inception-spatial" in message

@@ -186,7 +186,7 @@ def test_wrong_weights(flow: Path, here: Path) -> None:
     assert "NaN" in refusal("--weights", "nan.safetensors")
     assert "at least 2 steps" in refusal("--weights", flow, "--set", "steps=1")
     assert "solver=sde draws some on the way. Set solver=euler" in refusal("--weights", flow, "--set", "solver=sde")
-    assert "flow sampler settings: eta" in refusal("--weights", flow, "--set", "eta=1")
+    assert "flow sampler settings: unknown key 'eta'" in refusal("--weights", flow, "--set", "eta=1")
     assert "--n must be at least 1, got 0" in refusal("--weights", flow, "--n", 0)
     encode_images(load_tokenizer("ibq", release="fashion32"), open_data("fashion:test", limit=20), here / "ibq")
     assert "was made by 'ibq' (fashion32), and not by" in refusal("--weights", flow, "--store", "ibq")

@@ -331,7 +331,7 @@ def test_printed_table_is_plain_text(finished: tuple[Path, dict[str, Any]], caps
     [
         (["hypersphere", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["hypersfere"], "unknown ablation 'hypersfere'. Did you mean hypersphere"),
-        (["schedules", "--set", "sample.stepz=3"], "sampler settings: stepz"),
+        (["schedules", "--set", "sample.stepz=3"], "sampler settings: unknown key 'stepz'"),
         (["hypersphere", "--set", "train.optimiser.stepz=3"], "stepz"),
         (["schedules", "--set", "extractor=fashion-clasifier"], "Did you mean fashion-classifier"),
         (["schedules", "--set", "train.seed=3"], "would train, but the grid samples from weights"),

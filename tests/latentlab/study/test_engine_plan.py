@@ -82,7 +82,7 @@ def test_mistakes_in_the_file(tmp_path: Path, changes: dict[str, Any], message: 
             {"tokenizers": [{**AE, "train": "aee"}]},
             "tokenizer 'ae': unknown tokenizer configuration 'aee'. Did you mean ae",
         ),
-        ({"tokenizers": [{**AE, "set": ["optimizer.steps=3"]}]}, "ae_fashion32.yaml: optimizer"),
+        ({"tokenizers": [{**AE, "set": ["optimizer.steps=3"]}]}, "ae_fashion32.yaml: unknown key 'optimizer'"),
         ({"tokenizers": [AE, {**MIXED, "control": "ortogonal"}]}, "Did you mean orthogonal"),
         (
             {"tokenizers": [{"label": "x", "cluster": "x", "family": "conv", "weights": "/nowhere.safetensors"}]},

@@ -1,5 +1,6 @@
 """Tokenizers of other packages: their mistakes are theirs, in one line; what they return is what they said; their code counts."""
 
+import copy
 import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -83,6 +84,9 @@ def test_what_is_right_goes_through(opened: Opened) -> None:
     [
         ("return Mine(**", "raise KeyError('layer3')\n    return Mine(**", r"cannot be opened: KeyError: 'layer3' "),
         ("return Mine(**", "return dict(**", "gave a dict, not a Tokenizer"),
+        ("def make(", "raise RuntimeError('no network')\n\ndef make(", "cannot be imported: RuntimeError: no network"),
+        ("def make(", "def make((", "cannot be imported: SyntaxError"),
+        ('spec = TokenizerSpec("mine"', 'other = TokenizerSpec("mine"', "has no specification: set spec to a TokenizerSpec"),
         ('"mine", "first", "continuous"', '"other", "first", "continuous"', "calls itself 'other' in its specification"),
         ('"first", "continuous"', '"first", "kl"', "says kind='kl'.*: choose one of continuous, vq, lfq"),
         ('"continuous", "grid"', '"continuous", "row"', "says layout='row'.*choose one of grid, sequence"),
@@ -91,6 +95,14 @@ def test_what_is_right_goes_through(opened: Opened) -> None:
 def test_what_cannot_be_opened(before: str, after: str, message: str, opened: Opened) -> None:
     with pytest.raises(UserError, match=rf"the tokenizer 'mine' \(a_plugin:make\) {message}"):
         opened(before, after)
+
+
+def test_copies_are_tokenizers_of_their_own(opened: Opened) -> None:
+    whole = opened("images[:, :, ::2, ::2]", "images[:, :, ::2, ::2] * getattr(self, 'factor', 1)")
+    twice = copy.deepcopy(whole)
+    twice.factor = 2  # type: ignore[assignment]
+    assert torch.equal(twice.encode(IMAGES), 2 * whole.encode(images=IMAGES)) and type(whole).__name__ == "Mine"
+    assert whole.decode(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 8, 8)
 
 
 def test_unknown_fields_and_releases(opened: Opened) -> None:

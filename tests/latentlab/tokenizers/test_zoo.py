@@ -331,7 +331,7 @@ def test_plugins_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("absent_package:make", r"'odd' \(absent_package:make\) cannot be imported: No module named"),
+        ("absent_package:make", r"'odd' \(absent_package:make\) cannot be imported: ModuleNotFoundError: No module"),
         ("some_package:absent", r"'odd' \(some_package:absent\) cannot be imported"),
         ("some_package:nothing", r"gave a dict, not a Tokenizer"),
     ],

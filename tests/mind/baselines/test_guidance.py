@@ -73,7 +73,7 @@ def test_interval_is_inclusive_and_counts_from_either_end() -> None:
     ("settings", "fields", "problem"),
     [
         (FlowSamplerSettings, {"cfg_t_min": 0.6, "cfg_t_max": 0.5}, r"flow .*cfg_t_min \(0.6\) must not exceed"),
-        (FlowSamplerSettings, {"cfg_sclae": 2}, "flow sampler settings: cfg_sclae"),
+        (FlowSamplerSettings, {"cfg_sclae": 2}, "flow sampler settings: unknown key 'cfg_sclae'"),
         (FlowSamplerSettings, {"solver": "dopri5"}, "solver"),
         (FlowSamplerSettings, {"steps": 0}, "steps"),
         (FlowSamplerSettings, {"sde_last_step": 1.0}, "sde_last_step"),
