@@ -1,11 +1,22 @@
 """What tests of several folders share."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 _EXAMPLE = Path(__file__).parent / "plugin_example"
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Leave torch as many threads as it had: with others its kernels round otherwise, in the tests that follow."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

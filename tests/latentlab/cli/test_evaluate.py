@@ -112,7 +112,7 @@ def test_inceptions_metrics_offline(run: Path, here: Path) -> None:
     assert "1 value was not made; is on inception: weights weights-inception" in refusal(*options, "--metrics", "is")
     assert json.loads((here / "out" / "results.json").read_text())["measurements"] == []
     message = refusal(*options, "--metrics", "fd,sfid")
-    assert "1 values were not made; sfid on inception-spatial" in message
+    assert "1 value was not made; sfid on inception-spatial" in message
     assert len(json.loads((here / "out" / "results.json").read_text())["measurements"]) == 1
 
 
