@@ -83,10 +83,9 @@ def problem_with(model: type[BaseModel], error: ValidationError) -> str:
     *path, key = map(str, first["loc"])
     table: type[BaseModel] | None = model
     for part in path:
-        table = (
-            None if table is None or part not in table.model_fields else _table_of(table.model_fields[part].annotation)
-        )
-    if table is None:  # in a list, say
+        if table is not None and not part.isdecimal():  # a number: the entries of a list are of one kind
+            table = _table_of(table.model_fields[part].annotation) if part in table.model_fields else None
+    if table is None:
         return first_problem(error)
     return str(unknown_name(f"key of {'.'.join(path)}" if path else "key", key, table.model_fields))
 

@@ -19,6 +19,14 @@ def threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Encode into a cache that the tests of a module share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def installed_example(tmp_path: Path) -> tuple[Path, Path]:
     """Install the example as an editable installation would; return the folders of its metadata and of its code."""

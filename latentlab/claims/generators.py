@@ -15,6 +15,9 @@ _NAMES = {"mind": "MIND", "sit": "SiT", "dit": "DiT"}
 _LEVEL_FLOORS = 1.2
 """Reconstructions within a fifth of each other count as equally good, as those of the embedded tokenizers do."""
 
+_SAME_EPOCHS = 1.02
+"""Trainings whose numbers of images differ by no more than this factor count as equally long."""
+
 
 # --- C9 ---------------------------------------------------------------------------------------------------------------
 
@@ -48,17 +51,15 @@ def order_of_generators(evidence: Evidence) -> Judgement:
     return Judgement(conditions, scale, command, "generators/results.json", notes, turned)
 
 
-_SAME_EPOCHS = 1.02
-
-
 def _with_no_more_epochs(first: Entrant, second: Entrant) -> Effect:
-    """Return the ratio of two distances, the better generator at the last point where it has had no more steps than the other."""
+    """Return the ratio of two distances, the better generator at the last point where it saw no more images than the other."""
     ends = _over(first, second)
     better, worse = (first, second) if ends.value < 1 else (second, first)
-    if better.steps is None or worse.steps is None or better.steps <= _SAME_EPOCHS * worse.steps:
+    if better.steps is None or worse.steps is None:
         return ends
-    early = better.scores_by(worse.steps)
-    if early is None:
+    allowed = int(_SAME_EPOCHS * worse.steps * worse.batch_size / better.batch_size)
+    early = better.scores_by(allowed) if better.steps > allowed else None
+    if early is None or not early[1]:
         return ends
     points = {better.label: early, worse.label: (worse.steps, worse.scores())}
     (step, scores), (other_step, other_scores) = points[first.label], points[second.label]

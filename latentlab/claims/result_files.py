@@ -149,6 +149,7 @@ class Entrant(_Part):
     tokenizer: str | None = None
     parameters: int
     steps: int | None = None
+    batch_size: int = 1
     train: dict[str, Any] = Field(default_factory=dict)
     runs: tuple[Run, ...]
 

@@ -106,7 +106,6 @@ def analyze(
     _check_source(tokenizer, latents, {**for_images, "--skip-bad": skip_bad or None})
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
-    at_least("--seed", seed, 0)
     check_folder("--out", out)
     fields = parsed_settings(architecture, "--architecture")
 

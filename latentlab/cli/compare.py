@@ -77,7 +77,6 @@ def compare(
     _check(tokenizers, latents, names, for_images)
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
-    at_least("--seed", seed, 0)
     check_folder("--out", out)
 
     from latentlab.analyze import Subject, chosen_metrics, subject_of_folder, subject_of_tokenizer

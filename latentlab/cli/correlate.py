@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentlab.cli.options import AsJson, Seed, at_least, check_folder
+from latentlab.cli.options import AsJson, Seed, check_folder
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def correlate(
     they do in a study, where they are there: settings are analysed apart, repeats averaged, controls left out. Of a study, the
     analysis section of its plan.yaml is followed where no option says otherwise. Writes correlations.csv and analysis.json.
     """
-    at_least("--seed", seed, 0)
     check_folder("--out", out)
     if method != "all" and method not in _METHODS:
         raise UserError(f"--method must be {', '.join(_METHODS)} or all, got '{method}'")

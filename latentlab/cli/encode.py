@@ -66,7 +66,6 @@ def encode(
     """
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
-    at_least("--seed", seed, 0)
     check_folder("--out", out)
     fields = parsed_settings(architecture, "--architecture")
 

@@ -119,7 +119,6 @@ def evaluate(
         ("--reference-limit", reference_limit, 1),
         ("--validation-limit", validation_limit, 1),
         ("--batch-size", batch_size, 1),
-        ("--seed", seed, 0),
     ):
         at_least(option, value, least)
     check_folder("--out", out)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentlab.cli.options import AsJson, Seed, at_least, check_folder
+from latentlab.cli.options import AsJson, Seed, check_folder
 from latentlab.errors import UserError
 
 
@@ -34,7 +34,6 @@ def geometry(
 
     Writes results.json, summary.md, the neighbours of every code and figures.
     """
-    at_least("--seed", seed, 0)
     check_folder("--out", out)
     folders = [Path(one) for one in (runs or "").split(",") if one]
     for folder in folders:

@@ -7,6 +7,14 @@ import typer
 
 from latentlab.errors import UserError
 
+
+def _checked_seed(value: int) -> int:
+    at_least("--seed", value, 0)
+    if value >= 2**32:  # numpy and UMAP take no larger ones
+        raise UserError(f"--seed must be below 2^32, got {value}")
+    return value
+
+
 TokenizerName = Annotated[
     str, typer.Option("--tokenizer", metavar="NAME", help="A tokenizer: see `latentlab tokenizers`.")
 ]
@@ -50,7 +58,9 @@ Masks = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:I or mps.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything random, below 2^32.")]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Seed of everything random, below 2^32.", callback=_checked_seed)
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="N", help="Images per pass (default: by image size and device).")
 ]
@@ -151,11 +161,9 @@ def parsed_settings(settings: list[str] | None, option: str = "--set") -> dict[s
 
 
 def at_least(option: str, value: int | None, least: int) -> None:
-    """Raise `UserError` when ``value`` of the command-line ``option`` is below ``least``, or a seed that is too large."""
+    """Raise `UserError` when ``value`` of the command-line ``option`` is below ``least``."""
     if value is not None and value < least:
         raise UserError(f"{option} must be at least {least}, got {value}")
-    if value is not None and option == "--seed" and value >= 2**32:  # numpy and UMAP take no larger ones
-        raise UserError(f"--seed must be below 2^32, got {value}")
 
 
 def particulars(

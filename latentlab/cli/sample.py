@@ -102,7 +102,7 @@ def _add(kind: str, what: str, default: str | None) -> None:
         ] = True,
     ) -> None:
         for option, value, least in (
-            ("--n", n, 1), ("--per-class", per_class, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0)
+            ("--n", n, 1), ("--per-class", per_class, 1), ("--batch-size", batch_size, 1)
         ):  # fmt: skip
             at_least(option, value, least)
         check_folder("--out", out)

@@ -107,7 +107,7 @@ def trajectories(
     and a figure; the same command continues an interrupted run. Under torchrun the processes share the paths.
     """
     for option, value, least in (
-        ("--n", n, 1), ("--batch-size", batch_size, 1), ("--limit", limit, 1), ("--seed", seed, 0)
+        ("--n", n, 1), ("--batch-size", batch_size, 1), ("--limit", limit, 1)
     ):  # fmt: skip
         at_least(option, value, least)
     check_folder("--out", out)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -57,10 +58,10 @@ def plugin_version(point: EntryPoint) -> str:
     except (ImportError, ValueError):  # ValueError: a module that was not imported from anywhere
         spec = None
     places = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
-    files = [file for place in places for file in sorted(place.rglob("*.py"))]
+    code = [(str(file.relative_to(place)), file) for place in places for file in sorted(place.rglob("*.py"))]
     if spec is not None and not places and spec.origin is not None:
-        files = [Path(spec.origin)]
-    return f"{package}{digest([[file.name, file_sha256(file)] for file in files if file.is_file()])}"
+        code = [("", Path(spec.origin))]
+    return f"{package}{digest([[where, file_sha256(file)] for where, file in code if file.is_file()])}"
 
 
 def _check_specification(who: str, name: str, spec: Any) -> None:
@@ -83,19 +84,19 @@ def _guarded(who: str, tokenizer: Tokenizer) -> Tokenizer:
     checks: dict[str, Callable[[Tokenizer, Tensor, Any], None]] = {"encode": _check_latents, "decode": _check_images}
     if isinstance(tokenizer, DiscreteTokenizer):
         checks |= {"indices": _check_indices, "codes": _check_codes}
-    methods = {name: _checked(who, getattr(kind, name), check) for name, check in checks.items()}
+    methods = {name: _checked(who, name, getattr(kind, name), check) for name, check in checks.items()}
     tokenizer.__class__ = type(kind.__name__, (kind,), {**methods, "guarded_by_latentlab": True})
     return tokenizer
 
 
 def _checked(
-    who: str, method: Callable[..., Any], check: Callable[[Tokenizer, Tensor, Any], None]
+    who: str, name: str, method: Callable[..., Any], check: Callable[[Tokenizer, Tensor, Any], None]
 ) -> Callable[..., Any]:
-    name = method.__name__
+    batched = list(signature(method).parameters)[1]
 
     @wraps(method)
     def call(self: Tokenizer, *given: Any, **options: Any) -> Any:
-        batch: Tensor = given[0] if given else next(iter(options.values()))
+        batch: Tensor = given[0] if given else options[batched]
         found = _told(f"{name} of {who} failed, given {list(batch.shape)}", method)(self, *given, **options)
         try:
             check(self, batch, found)

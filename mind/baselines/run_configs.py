@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from latentlab.configuration import read_config, shipped_configs
-from latentlab.files import first_problem
+from latentlab.configuration import problem_with, read_config, shipped_configs
 from mind.baselines.ddpm_objective import DdpmLoss
 from mind.baselines.flow import FlowLoss, flow_loss
 from mind.baselines.latent_shape import LatentShape
@@ -57,7 +56,7 @@ class FlowRun(LatentRun):
         try:
             flow_loss(self.kind, **self.flow)
         except ValidationError as error:
-            raise ValueError(f"flow.{first_problem(error)}") from error
+            raise ValueError(f"flow: {problem_with(FlowLoss, error)}") from error
         return self
 
     @property

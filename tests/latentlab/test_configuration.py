@@ -14,8 +14,13 @@ class Inner(Strict):
     rate: float = 0.5
 
 
+class Entry(Strict):
+    label: str
+
+
 class Settings(Strict):
     name: str
+    entries: tuple[Entry, ...] = ()
     inner: Inner
     parts: dict[str, int] | None = None
 
@@ -53,6 +58,7 @@ def test_settings_cannot_be_changed(folder: Path) -> None:
     [
         ("inner.steps=0", r"small_32px.yaml: inner\.steps: Input should be greater than 0"),
         ("inner.step=5", r"unknown key of inner 'step'\. Did you mean steps"),
+        ("entries=[{label: a, lable: b}]", r"unknown key of entries\.0 'lable'\. Did you mean label"),
         ("inner=3", "inner: Input should be"),
         ("inner.steps", "--set expects KEY=VALUE .*got 'inner.steps'"),
         ("=1", "--set expects KEY=VALUE"),

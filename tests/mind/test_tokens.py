@@ -1,6 +1,5 @@
 """Tokens to train on: the ids the tokenizer gives, mirrored where asked, and one clear line for whatever does not fit."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,11 @@ from mind.config import MindConfig, sized
 from mind.run_config import DataConfig
 from mind.tokens import TokenSet, open_tokens, token_set
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 CPU = torch.device("cpu")
 SPEC = TokenizerSpec("ibq", "fashion32", "vq", "grid", 4, downsampling=4, codebook_size=512)
 MODEL = MindConfig(vocab_size=20, tokens=6, grid=(2, 3), num_classes=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture
+def here(home: Path, tmp_path: Path) -> Path:
+    """The empty folder."""
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny IBQ tokenizer, random and with all that a release records."""

@@ -2,10 +2,10 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner, Result
 
-from latentlab.cli.main import app
 from latentlab.tokenizers import build_tokenizer
 from mind import Mind, export_released, save_mind, sized
+
+from . import commands
 
 TINY = {"hidden_size": 32, "num_heads": 2, "num_blocks": 1, "cond_dim": 16, "mapper_width": 32}
 TOKENIZER = {"name": "ibq", "release": "fashion32"}
@@ -37,22 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny(tmp_path_factory.mktemp("a run") / "mind.safetensors")
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-def sampled(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["sample", "mind", *map(str, arguments)], prog_name="latentlab")
-
-
-def refusal(*arguments: object) -> str:
-    result = sampled(*arguments)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
-    return result.stderr
+sampled, refusal = (partial(run, "sample", "mind") for run in (commands.latentlab, commands.refusal))
 
 
 def test_defaults_show_ten_classes(weights: Path, here: Path) -> None:

@@ -2,18 +2,16 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
-from latentlab.cli.main import app
 from latentlab.data import open_data
 from latentlab.encoding import encode_images
 from latentlab.tokenizers import load_tokenizer
@@ -24,6 +22,8 @@ from mind.baselines.latents import Affine
 from mind.baselines.transformer import LatentTransformer
 from mind.baselines.weight_files import save_baseline
 from mind.weight_files import TokenizerRecord
+
+from . import commands
 
 TINY = {"hidden_size": 32, "num_heads": 2, "num_blocks": 1, "cond_dim": 16, "mapper_width": 32}
 
@@ -69,22 +69,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTLAB_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-def called(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["trajectories", *map(str, arguments)], prog_name="latentlab")
-
-
-def refusal(*arguments: object) -> str:
-    result = called(*arguments)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
-    return result.stderr
+called, refusal = (partial(run, "trajectories") for run in (commands.latentlab, commands.refusal))
 
 
 def test_table_files_and_the_settings_of_an_ode(weights: Path, here: Path) -> None:

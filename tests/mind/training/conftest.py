@@ -1,6 +1,5 @@
 """The configuration of a tiny run, the run itself, and a cache for both."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,8 @@ from .tiny_run import TINY, encoded_training_images
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTLAB_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+def home(own_cache: None) -> None:
+    """Runs of a module share a cache."""
 
 
 @pytest.fixture(scope="module")
