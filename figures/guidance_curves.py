@@ -11,6 +11,8 @@ from figures.learning_curves import bands_of, draw_floors, log_axis
 from figures.style import MARKERS, colour, legend, look, require, themed
 from figures.style import title as write_title
 
+_MOST_BANDS = 12
+"""Curves whose ranges over seeds are drawn; more cover each other."""
 _PANELS = {"distance": "lower is better", "precision": "higher is better", "recall": "higher is better"}
 
 
@@ -22,7 +24,9 @@ def draw(
     groups: Mapping[str, str] | None = None,
     title: str = "Guidance at the end of training",
 ) -> Figure:
-    """Draw a panel per quality over the guidance scale, one curve per name: the mean over seeds, and their range as a band.
+    """Draw a panel per quality over the guidance scale, one curve per name: the mean over seeds.
+
+    The range over seeds is a band where there are few curves.
 
     Args:
         sweeps: name (of a generator, or of a tokenizer) -> per seed ``scale``, ``distance`` and, optionally, ``precision`` and
@@ -40,17 +44,19 @@ def draw(
     figure, panels = _panels(sweeps)
     of = {name: name for name in sweeps} if groups is None else dict(groups)
     names = list(dict.fromkeys(of.values()))
+    crowded = len(sweeps) > _MOST_BANDS
     for key, axes in panels.items():
         for name, runs in sweeps.items():
-            _curve(axes, runs, key, names.index(of[name]), grouped=groups is not None)
+            _curve(axes, runs, key, names.index(of[name]), groups is not None, banded=not crowded)
         axes.set_ylabel(f"{quality if key == 'distance' else key}\n{_PANELS[key]}", parse_math=False)
         axes.set_xlabel("guidance scale (1: none)")
     first = panels["distance"]
     for index, name in enumerate(names):
         first.plot([], [], label=name, marker=MARKERS[index % len(MARKERS)], **look(index))
-    draw_floors([first], floors or {})
+    below = draw_floors([first], floors or {})
     log_axis(first, "y")
-    write_title(figure, title, bands_of(sweeps))
+    means = "mean over seeds" if crowded else bands_of(sweeps)
+    write_title(figure, title, "; ".join(filter(None, [means, below])))
     legend(figure, first.get_lines(), handlelength=2.6)
     return figure
 
@@ -62,7 +68,7 @@ def _panels(sweeps: Mapping[str, Sequence[Details]]) -> tuple[Figure, dict[str, 
     return figure, dict(zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True))
 
 
-def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int, grouped: bool = False) -> None:
+def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int, grouped: bool, banded: bool) -> None:
     pairs = [columns(run, "scale", key) for run in runs]
     scales, values = pairs[0][0], np.stack([value for _, value in pairs])
     means = values.mean(0)
@@ -72,6 +78,6 @@ def _curve(axes: Axes, runs: Sequence[Details], key: str, index: int, grouped: b
         if key == "distance" and np.isfinite(means).any():
             least = int(np.nanargmin(means))
             axes.plot(scales[least], means[least], marker="o", markersize=9, color=colour(index), fillstyle="none")
-    if len(values) > 1:
+    if banded and len(values) > 1:
         alpha = 0.06 if grouped else 0.15  # many bands lie on each other
         axes.fill_between(scales, values.min(0), values.max(0), color=colour(index), alpha=alpha, linewidth=0)

@@ -11,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from figures.columns import Details, columns
 from figures.style import GREY, MARKERS, colour, legend, look, require, themed, title
 
+_FAR = 10.0
+"""Times that a floor may lie below the lowest point and still be drawn."""
 _AXES = {
     "operations": "training operations (floating point, 10^12)",
     "step": "optimiser steps",
@@ -40,12 +42,12 @@ def draw(curves: Mapping[str, Sequence[Details]], quality: str, floors: Mapping[
         axes.set_xlabel(name)
     for index, label in enumerate(curves):
         panels[0].plot([], [], label=label, marker=MARKERS[index % len(MARKERS)], **look(index))
-    draw_floors(panels, floors or {})
+    below = draw_floors(panels, floors or {})
     for axes in panels:
         log_axis(axes, "x")
     log_axis(panels[0], "y")
     panels[0].set_ylabel(f"{quality}\nlower is better", parse_math=False)
-    title(figure, "Quality over training, without guidance", bands_of(curves))
+    title(figure, "Quality over training, without guidance", "; ".join(filter(None, [bands_of(curves), below])))
     legend(figure, panels[0].get_lines(), handlelength=2.6)
     return figure
 
@@ -73,16 +75,28 @@ def log_axis(axes: Axes, name: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def draw_floors(panels: Sequence[Axes], floors: Mapping[str, float]) -> None:
-    """Draw what real images and reconstructions score as grey lines, named in the last panel."""
+def draw_floors(panels: Sequence[Axes], floors: Mapping[str, float]) -> str:
+    """Draw what real images and reconstructions score as grey lines, named in the last panel.
+
+    Those far below everything drawn would squeeze it; they are returned in words, for the note.
+    """
+    lowest = min((axes.dataLim.y0 for axes in panels), default=np.nan)
+    near = {name: value for name, value in floors.items() if not is_far_below(value, lowest)}
     for axes in panels:
-        for value in floors.values():
+        for value in near.values():
             axes.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for name, value in _named_together(floors).items():
+    for name, value in _named_together(near).items():
         panels[-1].annotate(
             name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=8.5, color=GREY,
             parse_math=False,
         )  # fmt: skip
+    far = ", ".join(f"{name} {value:.3g}" for name, value in floors.items() if name not in near)
+    return f"far below: {far}" if far else ""
+
+
+def is_far_below(floor: float, lowest: float) -> bool:
+    """Return whether a line at ``floor`` would take much of the room of points that begin at ``lowest``."""
+    return floor < lowest / _FAR
 
 
 def _named_together(floors: Mapping[str, float]) -> dict[str, float]:

@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.study_layout import cluster_legend, grid, short
+from figures.study_layout import cell_words, cluster_legend, short
 from figures.study_points import BARS, facts, scatter, spread
-from figures.style import GREY, fit, heading, require, themed, title
+from figures.style import GREY, heading, require, themed, title
 from latentlab.study.table import StudyTable
 
 _SCHEMES = {
     "leave_one_out": "One tokenizer left out",
     "leave_cluster_out": "One cluster left out",
-    "leave_family_out": "One family of architectures left out",
+    "leave_family_out": "One architecture left out",
     "held_out": "Held-out tokenizers",
 }
 _RING: dict[str, Any] = {
@@ -32,7 +32,9 @@ _RING: dict[str, Any] = {
 
 @themed
 def draw(table: StudyTable, predictions: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw one panel per prediction; bars across show the observed spread, and bars up the interval of a prediction that has one.
+    """Draw a row of panels per set of predictors, a column per scheme of leaving out.
+
+    Bars across show the observed spread, and bars up the interval of a prediction that has one.
 
     Args:
         table: the study; tokenizers that it holds out are ringed.
@@ -43,19 +45,31 @@ def draw(table: StudyTable, predictions: Sequence[Mapping[str, Any]]) -> Figure:
         UserError: there is no prediction.
     """
     require(predictions, "prediction")
-    figure, panels = grid(len(predictions), across=3, width=3.6, height=3.5, least=2)
     first = predictions[0]
     observed = spread(table, first["target"], first["generator"], float(first["guidance"]))
     held_out = [name for name, one in facts(table).items() if one.held_out]
-    for axes, one in zip(panels, predictions, strict=True):
-        _panel(axes, table, one, observed, held_out)
-    figure.supylabel(f"predicted {short(first['target'])}", size=11).set_parse_math(False)
-    cell = f"{fit(first['generator'], 40)}, guidance {first['guidance']:g}"
+    sets = list(dict.fromkeys(tuple(one["predictors"]) for one in predictions))
+    schemes = list(dict.fromkeys(one["scheme"] for one in predictions))
+    figure, panels = _grid(len(sets), len(schemes))
+    for one in predictions:
+        place = sets.index(tuple(one["predictors"])), schemes.index(one["scheme"])
+        _panel(panels[place], table, one, observed, held_out)
+    for axes, names in zip(panels[:, 0], sets, strict=True):
+        axes.set_ylabel(f"predicted by {', '.join(short(name) for name in names)}", parse_math=False)
+    for axes in panels[-1]:
+        axes.set_xlabel(f"observed {short(first['target'])}", parse_math=False)
+    for axes in panels.flat:
+        axes.set_visible(axes.has_data())
     note = f"observed: mean over seeds, {BARS}; line: predicted = observed"
-    title(figure, f"Quality predicted from measurements: {cell}", note)
+    title(figure, f"Quality predicted from measurements: {cell_words(first['generator'], first['guidance'])}", note)
     ring = [Line2D([], [], label="held out from the start", **_RING)] if held_out else []
     cluster_legend(figure, table, ring)
     return figure
+
+
+def _grid(rows: int, across: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(2.6 + 3.2 * max(across, 2), 0.9 + 3.3 * rows), layout="constrained")
+    return figure, figure.subplots(rows, across, squeeze=False)
 
 
 def _panel(
@@ -75,7 +89,6 @@ def _panel(
     limits = np.array([axes.get_xlim(), axes.get_ylim()])
     axes.axline((0, 0), slope=1, color=GREY, linewidth=1, zorder=1)
     axes.set(xlim=limits[0], ylim=limits[1])
-    axes.set_xlabel(f"observed, by {', '.join(short(name) for name in one['predictors'])}", parse_math=False)
     heading(axes, _SCHEMES.get(one["scheme"], one["scheme"]), hint=_scores(one))
 
 

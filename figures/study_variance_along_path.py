@@ -40,7 +40,7 @@ def draw(
     shown = [name for name in paths if name in variances]
     if not shown:
         raise UserError("no tokenizer has both its sampler's paths and the irreducible variance of its latents")
-    figure, panels = grid(len(shown), least=2, sharex=True, sharey=True)
+    figure, panels = grid(len(shown), least=3, sharex=True, sharey=True)
     overlays = [axes.twinx() for axes in panels]
     for axes, overlay, name in zip(panels, overlays, shown, strict=True):
         _steps(axes, paths[name])
@@ -48,9 +48,7 @@ def draw(
         r = (correlations or {}).get(name, float("nan"))
         heading(axes, fit(name, 28), hint=f"r = {r:.2f}".replace("-", "−") if np.isfinite(r) else " ")
     banded = any(paths[name].get("length_ratio_low") is not None for name in shown)
-    _finish(
-        figure, panels, overlays, f"{about}{'; ' * bool(about)}bands: 95 % intervals over paths" if banded else about
-    )
+    _finish(figure, panels, overlays, about, banded)
     return figure
 
 
@@ -63,7 +61,7 @@ def _steps(axes: Axes, details: Details) -> None:
     axes.axhline(1, color=GREY, linewidth=0.9, linestyle=(0, (1.2, 1.6)), zorder=1)
 
 
-def _finish(figure: Figure, panels: list[Axes], overlays: list[Axes], about: str) -> None:
+def _finish(figure: Figure, panels: list[Axes], overlays: list[Axes], about: str, banded: bool) -> None:
     """Give all overlays one scale, numbers only at the right end of a row, and name the axes."""
     top = max(overlay.get_ylim()[1] for overlay in overlays)
     for axes, overlay in zip(panels, overlays, strict=True):
@@ -76,12 +74,12 @@ def _finish(figure: Figure, panels: list[Axes], overlays: list[Axes], about: str
         last = axes is panels[-1] or (place is not None and place.is_last_col())
         overlay.tick_params(labelright=last)
     figure.supylabel("step length / even step", size=11)
-    title(figure, ": ".join(filter(None, ["Step length of the sampler and irreducible variance", about])))
+    title(figure, ": ".join(filter(None, ["Step length and irreducible variance", about])))
     figure.supxlabel("flow time t   (0 = noise, 1 = data)", size=11)
     legend(
         figure,
         [
-            Line2D([], [], label="step length (left)\n1: straight, even", **_STEP),
+            Line2D([], [], label="step length (left)\n1: straight, even" + "\nband: 95 % interval" * banded, **_STEP),
             Line2D([], [], label="variance per\ndimension (right)", **_VARIANCE),
         ],
         handlelength=2.4,

@@ -73,7 +73,7 @@ def test_ticks_are_plain_numbers_and_few() -> None:
 
 
 def test_floors_that_are_level_share_their_names() -> None:
-    floors = {"real images": 0.02, "reconstructions of ibq": 0.0917, "reconstructions of kl": 0.092}
+    floors = {"real images": 4.0, "reconstructions of ibq": 9.17, "reconstructions of kl": 9.2}
     last = learning_curves.draw({"a": [curve()]}, "fd (n=2)", floors).axes[-1]
     named = [text.get_text() for text in last.texts]
     assert sorted(named) == ["real images", "reconstructions of ibq, reconstructions of kl"]

@@ -134,6 +134,23 @@ def test_guidance_groups_share_a_look_and_mark_their_best() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kl", "vq"]
 
 
+@pytest.mark.parametrize(
+    ("names", "bands", "note"), [(12, 12, "mean over seeds; bands: their range"), (13, 0, "mean over seeds")]
+)
+def test_ranges_of_many_curves_are_left_out(names: int, bands: int, note: str) -> None:
+    seeds = [{"scale": [1, 2], "distance": [9, height]} for height in (4, 5)]
+    figure = guidance_curves.draw(
+        {f"{i}": seeds for i in range(names)}, "gfd", groups={f"{i}": "kl" for i in range(names)}
+    )
+    assert len(figure.axes[0].collections) == bands and figure.get_supxlabel() == note
+
+
+@pytest.mark.parametrize(("floor", "drawn", "note"), [(0.41, True, ""), (0.39, False, "far below: real images 0.39")])
+def test_a_floor_far_below_is_told_instead_of_drawn(floor: float, drawn: bool, note: str) -> None:
+    figure = guidance_curves.draw({"a": [{"scale": [1, 2], "distance": [4, 9]}]}, "gfd", {"real images": floor})
+    assert (figure.axes[0].get_ylim()[0] < floor) == drawn and figure.get_supxlabel() == note
+
+
 def test_variance_lies_over_step_lengths_on_one_scale() -> None:
     paths = {name: details_of("straightness", 0.2 * i) for i, name in enumerate(("a", "b", "c"))}
     variances = {name: details_of("viv", 0.2 * i) for i, name in enumerate(("a", "b"))}
@@ -189,6 +206,9 @@ def test_reconstruction_against_generation_has_its_floors() -> None:
     assert [list(line.get_ydata()) for line in floors] == [[1.0, 1.0]]
     assert not [line for line in without.get_lines() if list(line.get_xdata()) == [0, 1]]
     assert axes.get_ylim()[0] < 1 < axes.get_ylim()[1]
+    far, _ = study_reconstruction_against_generation.draw(STUDY, judges, *CELL, {"fashion_classifier": 0.001}).axes
+    assert far.texts[0].get_text() == "real images: 0.001"
+    assert not [line for line in far.get_lines() if list(line.get_xdata()) == [0, 1]]
 
 
 def test_rows_show_where_quality_is_lost() -> None:
@@ -251,7 +271,16 @@ def test_predictions_are_drawn_over_observations() -> None:
     assert len(rings[0].get_xdata()) == 6  # every fourth of 24
     assert max(bar[:, 1].max() for bar in axes.collections[1].get_segments()) == 99
     assert axes.texts[0].get_text() == "R² 0.8, RMSE 1.2, ρ 0.9, n = 27"
-    assert axes.get_xlabel() == "observed, by viv, srss"
+    assert axes.get_ylabel() == "predicted by viv, srss" and axes.get_xlabel() == f"observed {TARGET}"
+
+
+def test_predictions_have_a_row_per_predictors_and_a_column_per_scheme() -> None:
+    one, other = (dict(one) for one in ANALYSIS["prediction"] if (one["generator"], one["guidance"]) == CELL)
+    alone = one | {"predictors": ["m_viv"]}
+    figure = study_predicted_against_observed.draw(STUDY, [one, other, alone])
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["predicted by viv, srss", "", "predicted by viv", ""]
+    assert [axes.get_xlabel() for axes in figure.axes[2:]] == [f"observed {TARGET}"] * 2
 
 
 def test_every_repeat_is_a_point() -> None:
