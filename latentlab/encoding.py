@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import WeakFileLock
 from torch import Tensor
 
 from latentlab import __version__
 from latentlab.data.base import ImageSet
 from latentlab.errors import UserError
 from latentlab.files import digest, home
+from latentlab.locks import alone
 from latentlab.pace import shown_pace
 from latentlab.pixels import to_unit_range
 from latentlab.prefetching import WriteBehind, read_ahead
@@ -119,7 +119,7 @@ def encode_images(
     if finished := _finished(path, request, ranks):
         return finished
     make_writable(path)
-    with _alone(path, ranks):
+    with alone(path, ranks):
         if finished := _finished(path, request, ranks):
             return finished
         writer = StoreWriter(
@@ -146,14 +146,6 @@ def _finished(path: Path, request: dict[str, Any], ranks: Ranks) -> LatentStore 
             "share (LATENTLAB_HOME, --out)"
         )
     return LatentStore(path) if found is None else found
-
-
-@contextmanager
-def _alone(path: Path, ranks: Ranks) -> Iterator[None]:
-    """Let one job at a time write to ``path``: of two analyses that want the same latents one encodes, the other waits."""
-    with WeakFileLock(path / ".lock") if ranks.first else nullcontext():
-        ranks.wait()
-        yield
 
 
 def _encode_missing(

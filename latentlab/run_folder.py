@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -17,7 +17,6 @@ from torch import Tensor
 from latentlab.checkpoints import list_checkpoints
 from latentlab.errors import UserError
 from latentlab.files import atomic_path, first_difference, read_json, write_json, write_text
-from latentlab.ranks import Ranks
 
 
 class Interrupted(Exception):
@@ -145,13 +144,6 @@ def stop_signal() -> Iterator[StopSignal]:
     finally:
         for number, handler in before.items():  # None: one that was not installed from Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def alone(path: Path, ranks: Ranks) -> AbstractContextManager[Any]:
-    """Keep other runs out of the folder ``path``, which must exist: a second one waits, and finds the work done."""
-    from huggingface_hub.utils import WeakFileLock
-
-    return WeakFileLock(path / ".lock") if ranks.first else nullcontext()
 
 
 def write_grid(path: Path, images: Tensor, columns: int) -> None:

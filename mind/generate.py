@@ -11,19 +11,19 @@ on request, and while images are missing ``parts/``.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
-from huggingface_hub.utils import WeakFileLock
 from torch import Tensor
 
 from latentlab import __version__
 from latentlab.errors import UserError
 from latentlab.files import digest, first_difference, read_json, write_json
+from latentlab.locks import alone
 from latentlab.quality.fidelity import to_uint8
 from latentlab.quality.generated_images import GeneratedImages
 from latentlab.quality.generation import PARTS
@@ -141,7 +141,7 @@ def generate(
         given["classes"] = ",".join(map(str, classes))
     request = _request(generator, n, given, seed, size, ranks)
     make_writable(out)
-    with _alone(out, ranks):
+    with alone(out, ranks):
         _claim(out, request, ranks)
         ranks.wait()
         whole = _whole(out, n)
@@ -213,14 +213,6 @@ def _request(
     request = {"latentlab": __version__, "n": n, **labels, "seed": seed, **batches, **generator.facts()}
     plain: dict[str, Any] = json.loads(json.dumps(request))
     return plain
-
-
-@contextmanager
-def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other runs out of the folder as long as the block lasts: a second one waits, and finds the work done."""
-    with WeakFileLock(out / ".lock") if ranks.first else nullcontext():
-        ranks.wait()
-        yield
 
 
 def _claim(out: Path, request: dict[str, Any], ranks: Ranks) -> None:

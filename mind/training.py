@@ -20,11 +20,12 @@ from torch import Tensor
 
 from latentlab.checkpoints import load_checkpoint, save_checkpoint
 from latentlab.errors import UserError
+from latentlab.locks import alone
 from latentlab.optimisation import learning_rate, update_average
 from latentlab.parallel import Workers, own_shard
 from latentlab.randomness import batch_indices
 from latentlab.ranks import Ranks, joined_ranks
-from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
+from latentlab.run_folder import Interrupted, RunFolder, stop_signal
 from latentlab.runtime import choose_device, make_writable, peak_memory, progress, quick_bfloat16, say
 from mind.preview import GRID, Preview, due, grid_file
 from mind.recipe import Batch, Recipe

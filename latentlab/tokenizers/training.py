@@ -21,12 +21,13 @@ from latentlab.configuration import shipped_configs
 from latentlab.data import open_data
 from latentlab.errors import UserError
 from latentlab.files import atomic_path
+from latentlab.locks import alone
 from latentlab.optimisation import learning_rate, update_average
 from latentlab.parallel import Workers
 from latentlab.pixels import to_unit_range
 from latentlab.randomness import batch_indices, generator
 from latentlab.ranks import Ranks, joined_ranks
-from latentlab.run_folder import Interrupted, RunFolder, alone, stop_signal
+from latentlab.run_folder import Interrupted, RunFolder, stop_signal
 from latentlab.runtime import choose_device, make_writable, progress, quick_bfloat16, say
 from latentlab.tokenizers.adversary import Adversary
 from latentlab.tokenizers.config import CONFIGS, TrainConfig
