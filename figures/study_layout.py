@@ -45,8 +45,8 @@ def grid(
     return figure, panels[:count]
 
 
-def key(table: StudyTable, points: bool = True) -> list[Artist]:
-    """Return the legend's entries: clusters and, for ``points``, what hollow markers mean where there are controls."""
+def key(table: StudyTable, points: bool = True, controls: bool = True) -> list[Artist]:
+    """Return the legend's entries: clusters and, for ``points``, what hollow markers mean where ``controls`` are shown."""
     who = facts(table).values()
     plain = {one.cluster for one in who if not one.control}
     entries: list[Artist] = [
@@ -54,19 +54,22 @@ def key(table: StudyTable, points: bool = True) -> list[Artist]:
             [], [], **face(look, hollow=points and name not in plain), label=fit(name, _MOST_NAMED) or "(no cluster)"
         )
         for name, look in looks(table).items()
+        if controls or name in plain
     ]
-    if points and any(one.control for one in who):
+    if points and controls and any(one.control for one in who):
         grey = face({"color": GREY, "marker": "o"}, hollow=True) | {"linestyle": "solid", "linewidth": 0.8}
         entries.append(Line2D([], [], **grey, label="control, with its original"))
     return entries
 
 
-def cluster_legend(figure: Figure, table: StudyTable, more: Sequence[Artist] = (), points: bool = True) -> None:
+def cluster_legend(
+    figure: Figure, table: StudyTable, more: Sequence[Artist] = (), points: bool = True, controls: bool = True
+) -> None:
     """Name the clusters right of the panels, in as many columns as the height of the figure asks for; see `key`.
 
     The figure grows by what the names need beyond the width that figures keep for them.
     """
-    entries = [*key(table, points), *more]
+    entries = [*key(table, points, controls), *more]
     room = max(int(figure.get_figheight() * 72 / 15.5), 1)
     legend(figure, entries, ncols=ceil(len(entries) / room))
     width = figure.legends[-1].get_window_extent().width / figure.dpi

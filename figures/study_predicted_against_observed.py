@@ -63,7 +63,7 @@ def draw(table: StudyTable, predictions: Sequence[Mapping[str, Any]]) -> Figure:
     note = f"observed: mean over seeds, {BARS}; line: predicted = observed"
     title(figure, f"Quality predicted from measurements: {cell_words(first['generator'], first['guidance'])}", note)
     ring = [Line2D([], [], label="held out from the start", **_RING)] if held_out else []
-    cluster_legend(figure, table, ring)
+    cluster_legend(figure, table, ring, controls=False)
     return figure
 
 

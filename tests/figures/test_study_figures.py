@@ -272,6 +272,10 @@ def test_predictions_are_drawn_over_observations() -> None:
     assert max(bar[:, 1].max() for bar in axes.collections[1].get_segments()) == 99
     assert axes.texts[0].get_text() == "R² 0.8, RMSE 1.2, ρ 0.9, n = 27"
     assert axes.get_ylabel() == "predicted by viv, srss" and axes.get_xlabel() == f"observed {TARGET}"
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "held out from the start" in named and not any(
+        "control" in name for name in named
+    )  # no control is predicted
 
 
 def test_predictions_have_a_row_per_predictors_and_a_column_per_scheme() -> None:
