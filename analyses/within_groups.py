@@ -7,6 +7,7 @@ points first.
 """
 
 from dataclasses import dataclass
+from math import factorial, prod
 
 import numpy as np
 from scipy.stats import rankdata
@@ -30,6 +31,7 @@ class WithinGroups:
         value: in [-1, 1].
         interval: 95 %, by Fisher's transformation.
         p: two-sided, of permutations within groups.
+        orders: how many orders there are within the groups; 1 / orders is the least p that even a perfect association has.
     """
 
     n: int
@@ -37,6 +39,7 @@ class WithinGroups:
     value: float
     interval: Interval
     p: float
+    orders: int
 
 
 def correlate_within(
@@ -59,7 +62,8 @@ def correlate_within(
     a, b = _deviations(table, member).T
     value = float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
     null = b[orders_within(member, seed)] @ a / (np.linalg.norm(a) * np.linalg.norm(b))
-    return WithinGroups(n, g, value, _fisher_interval(value, n - g - 2), p_value(value, null))
+    orders = prod(factorial(int(members)) for members in size[size > 1])
+    return WithinGroups(n, g, value, _fisher_interval(value, n - g - 2), p_value(value, null), orders)
 
 
 def _deviations(table: np.ndarray, groups: np.ndarray) -> np.ndarray:

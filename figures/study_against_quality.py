@@ -54,8 +54,8 @@ def draw(
         values = spread(table, name, generator, guidance)
         scatter(axes, table, values, quality)
         where = {"target": target, "generator": generator, "guidance": guidance}
-        record = correlation_of(correlations, predictor=name, method="pearson", **where)
-        heading(axes, fit(short(name), 30), hint=interval_words("r", record))
+        record = correlation_of(correlations, predictor=name, method="spearman", **where)
+        heading(axes, fit(short(name), 30), hint=interval_words("ρ", record))
         axes.set_xlabel(unit_label(table, name), parse_math=False)
         axes.margins(0.08)
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -72,5 +72,6 @@ def _words(noise: Sequence[Mapping[str, Any]], target: str, generator: str, guid
     """Return what the analysis says about the noise of a panel, or nothing."""
     wanted = {"target": target, "generator": generator, "guidance": guidance}
     found = next((one for one in noise if all(one.get(key) == value for key, value in wanted.items())), {})
-    names = {"between_sd": "SD between", "within_sd": "within", "ceiling": "noise allows |r| up to"}
+    of = " of logarithms" if found.get("scale") == "log" else ""
+    names = {"between_sd": f"SD{of} between", "within_sd": "within", "ceiling": "noise allows |r| up to"}
     return ", ".join(f"{words} {found[key]:.2g}" for key, words in names.items() if found.get(key) is not None)

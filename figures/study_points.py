@@ -14,7 +14,7 @@ from latentlab.study.table import StudyTable
 BARS = "bars: outermost ends of the seeds' 95 % intervals, or the range over seeds"
 """What the error bars of `spread` span."""
 
-R_OF = "r: without controls and held-out tokenizers"
+R_OF = "ρ: Spearman's, without controls and held-out tokenizers"
 """Over which tokenizers an analysis correlates."""
 
 

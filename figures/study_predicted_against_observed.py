@@ -93,6 +93,7 @@ def _panel(
 
 
 def _scores(one: Mapping[str, Any]) -> str:
-    names = {"r2": "R²", "rmse": "RMSE", "spearman": "ρ"}
+    rmse = "RMSE of logarithms" if one.get("scale") == "log" else "RMSE"
+    names = {"r2": "R²", "rmse": rmse, "spearman": "ρ"}
     parts = [f"{words} {one[key]:.3g}" for key, words in names.items() if one.get(key) is not None]
     return ", ".join([*parts, f"n = {one['n']}"]).replace("-", "−")

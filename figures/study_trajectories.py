@@ -46,8 +46,8 @@ def draw(
         for axes, name in zip(row, properties, strict=True):
             scatter(axes, table, spread(table, name, generator, guidance), quality)
             where = {"target": target, "generator": generator, "guidance": guidance}
-            record = correlation_of(correlations, predictor=name, method="pearson", **where)
-            heading(axes, f"{fit(generator, 20)}: {short(name)}", hint=interval_words("r", record))
+            record = correlation_of(correlations, predictor=name, method="spearman", **where)
+            heading(axes, f"{fit(generator, 20)}: {short(name)}", hint=interval_words("ρ", record))
             axes.margins(0.08)
         stretch(row[0], "y", quality["value"])
     for axes, name in zip(panels[-1], properties, strict=True):

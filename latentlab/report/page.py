@@ -22,14 +22,19 @@ from latentlab.study.table import CELL
 
 FILE = "report.html"
 _ANALYSES = (
+    (
+        "The primary question: rank correlations over all settings",
+        "primary",
+        "target predictor covariates settings n value low high p_adjusted change change_low change_high most_moved_by without_it",
+    ),
     ("Pairs of predictors", "pairs", "target generator guidance first second n r2 r2_adjusted r2_cross_validated"),
-    ("Prediction", "prediction", "target generator guidance predictors scheme n r2 rmse spearman"),
+    ("Prediction", "prediction", "target generator guidance predictors scheme scale n r2 rmse spearman"),
     ("Do generators agree?", "stability", "target first second n spearman kendall low high"),
     ("Do judges agree?", "judges", "first second generator guidance n spearman kendall low high"),
     (
         "Noise of the targets",
         "noise",
-        "target generator guidance n repeats between_sd within_sd tokenizer_seed_sd ceiling",
+        "target scale generator guidance n repeats between_sd within_sd tokenizer_seed_sd ceiling",
     ),
     ("What controls changed", "controls", "tokenizer control of generator guidance name base changed relative"),
 )

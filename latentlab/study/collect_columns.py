@@ -72,8 +72,13 @@ def _measured(name: str, result: Results) -> Iterator[Value]:
     column = Column(f"m_{name}", "measurement", meaning, result["unit"], result["direction"])
     yield Value(column, _number(result["value"]), _interval(result["interval"]))
     for companion, told in result["companions"].items():
-        also = Column(f"m_{name}.{companion}", "measurement", f"{companion}, beside {card.title}.")
+        also = Column(f"m_{name}.{companion}", "measurement", f"{companion}, beside {card.title}.", "", _way(companion))
         yield Value(also, _number(told["value"]), _interval(told["interval"]))
+
+
+def _way(companion: str) -> Direction:
+    """Return which way a companion is easier: of likelihoods MAETok says so (arXiv 2502.03444, figure 2), of others nobody."""
+    return "lower" if companion.startswith("held-out NLL") else "none"
 
 
 SCORES: dict[str, tuple[str, str, Direction]] = {

@@ -62,10 +62,10 @@ def test_a_panel_per_measurement_against_quality() -> None:
         np.testing.assert_allclose(_sorted(_points(axes)), _pairs(name, TARGET))
     (record,) = [
         one for one in ANALYSIS["correlations"]
-        if (one["predictor"], one["generator"], one["guidance"], one["method"]) == ("m_viv", *CELL, "pearson")
+        if (one["predictor"], one["generator"], one["guidance"], one["method"]) == ("m_viv", *CELL, "spearman")
         and not one["covariates"]
     ]  # fmt: skip
-    assert figure.axes[0].texts[0].get_text().startswith(f"r = {record['value']:.2f} [")
+    assert figure.axes[0].texts[0].get_text().startswith(f"ρ = {record['value']:.2f} [")
     assert not figure.axes[2].texts  # not correlated
     assert figure.axes[2].get_xlabel() == "dB, higher is better"
     assert figure.get_supylabel() == f"{TARGET}\n(squared distance of features)\nlower is better"
@@ -271,6 +271,8 @@ def test_predictions_are_drawn_over_observations() -> None:
     assert len(rings[0].get_xdata()) == 6  # every fourth of 24
     assert max(bar[:, 1].max() for bar in axes.collections[1].get_segments()) == 99
     assert axes.texts[0].get_text() == "R² 0.8, RMSE 1.2, ρ 0.9, n = 27"
+    logarithmic = study_predicted_against_observed.draw(STUDY, [chosen[0] | {"scale": "log"}]).axes[0]
+    assert "RMSE of logarithms 1.2" in logarithmic.texts[0].get_text()
     assert axes.get_ylabel() == "predicted by viv, srss" and axes.get_xlabel() == f"observed {TARGET}"
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "held out from the start" in named and not any(

@@ -19,12 +19,13 @@ from latentlab.study.analysis.correlations import correlation_records, mixed_rec
 from latentlab.study.analysis.flags import find_flags
 from latentlab.study.analysis.noise import judge_records, noise_records, stability_records
 from latentlab.study.analysis.plan import AnalysisPlan
-from latentlab.study.analysis.points import ALL_ROWS, Points, points, settings
+from latentlab.study.analysis.points import ALL_ROWS, Points, on_scale, points, settings
+from latentlab.study.analysis.primary import primary_records
 from latentlab.study.analysis.regressions import pair_records, prediction_records
 from latentlab.study.table import TABLE_KEY, StudyTable
 
 FILE = "analysis.json"
-PARTS = ("correlations", "pairs", "prediction", "stability", "judges", "noise", "mixed", "controls", "flags")
+PARTS = ("primary", "correlations", "pairs", "prediction", "stability", "judges", "noise", "mixed", "controls", "flags")
 
 
 class _Refusals:
@@ -55,6 +56,7 @@ def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
         UserError: a column is missing or holds no numbers, or no setting has 5 tokenizers to correlate.
     """
     plan = plan.for_table(table)
+    plain, table = table, on_scale(table, plan.logarithms)
     cells = [points(table, setting, plan.held_out) for setting in settings(table)]
     cells = [one for one in cells if one.known(plan.targets)]
     _check_size(plan, cells)
@@ -66,10 +68,11 @@ def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
         found["pairs"] += pair_records(here, cell, refuse)
         found["prediction"] += prediction_records(here, cell, found["pairs"], refuse)
         found["judges"] += judge_records(here, cell, refuse)
-        found["noise"] += noise_records(table, here, cell)
+        found["noise"] += noise_records(table, here, cell, refuse)
         found["mixed"] += mixed_records(here, cell, refuse) if plan.mixed else []
+    found["primary"] += primary_records(table, plan, cells, warnings)
     found["stability"] += stability_records(plan, cells, refuse)
-    found["controls"] += control_records(table, cells, warnings)
+    found["controls"] += control_records(plain, cells, warnings)
     flags = find_flags(table, plan, cells)
     found["flags"] = [one.record() for one in flags]
     if not found["correlations"]:

@@ -11,6 +11,7 @@ from analyses.correlation import FEWEST, Method, correlate, of_counts
 from analyses.mixed_effects import mixed_slope
 from analyses.multiplicity import adjusted
 from analyses.partial_correlation import partial_correlate
+from analyses.resampling import PERMUTATIONS
 from analyses.within_groups import correlate_within
 from latentlab.errors import UserError
 from latentlab.measurement import Interval
@@ -39,10 +40,10 @@ def correlation_records(table: StudyTable, plan: AnalysisPlan, cell: Points, ref
 def _of_pair(
     table: StudyTable, plan: AnalysisPlan, cell: Points, target: str, predictor: str, refuse: Refuse
 ) -> Iterator[Record]:
-    common = {"target": target, **cell.setting.facts(), "predictor": predictor, **_direction(table, target, predictor)}
+    common = {"target": target, **cell.setting.facts(), "predictor": predictor, **direction(table, target, predictor)}
     what = f"{predictor} with {target}"
     fitted, everyone = (fairly_judged(plan, target, rows) for rows in (cell.fitted, cell.all))
-    for covariates in _covariate_sets(plan.covariates, predictor):
+    for covariates in covariate_sets(plan.covariates_of(target, table), predictor):
         rows = fitted.dropna(subset=[target, predictor, *covariates])
         for method in plan.methods if not covariates else [m for m in plan.methods if m in _BY_RESIDUALS]:
             try:
@@ -50,8 +51,8 @@ def _of_pair(
             except UserError as error:
                 refuse(f"{what} given {', '.join(covariates)}" if covariates else what, cell, error)
                 break
-            warnings = _warnings(plan, cell, rows, cell.fitted, target, value)
-            yield _signed(
+            warnings = _warnings(plan, cell, rows, cell.fitted, {**common, **value})
+            yield signed(
                 {**common, "method": method, **value, "covariates": covariates, "within": "", "warnings": warnings}
             )
     rows = everyone.dropna(subset=[target, predictor])
@@ -65,14 +66,12 @@ def _of_pair(
             except UserError as error:
                 refuse(f"{what} within {group}", cell, error)
                 break
-            warnings = _warnings(plan, cell, rows, cell.all, target, value)
-            yield _signed(
-                {**common, "method": method, **value, "covariates": [], "within": group, "warnings": warnings}
-            )
+            warnings = _warnings(plan, cell, rows, cell.all, {**common, **value})
+            yield signed({**common, "method": method, **value, "covariates": [], "within": group, "warnings": warnings})
 
 
-def _covariate_sets(covariates: Sequence[str], predictor: str) -> list[list[str]]:
-    """Return none, each one, and all of them; a predictor is not its own covariate."""
+def covariate_sets(covariates: Sequence[str], predictor: str) -> list[list[str]]:
+    """Return no covariates, each one, and all of them; a predictor is not its own covariate."""
     given = [name for name in covariates if name != predictor]
     return [[], *([name] for name in given), *([given] if len(given) > 1 else [])]
 
@@ -93,7 +92,7 @@ def _within(
 ) -> Record:
     x, y = rows[predictor].to_numpy(float), rows[target].to_numpy(float)
     found = correlate_within(x, y, labels.to_numpy(str), method, plan.seed)
-    return _value(found.n, found.value, found.interval, found.p)
+    return {**_value(found.n, found.value, found.interval, found.p), "orders": found.orders}
 
 
 def _value(n: int, value: float, interval: Interval | None, p: float) -> Record:
@@ -121,23 +120,24 @@ def _without_groups(x: np.ndarray, y: np.ndarray, rows: pd.DataFrame, method: Me
     }  # fmt: skip
 
 
-def _direction(table: StudyTable, target: str, predictor: str) -> Record:
+def direction(table: StudyTable, target: str, predictor: str) -> Record:
     """Return which way each column is good, and the sign that a correlation has if good goes with good."""
     ways = [table.column(name).better for name in (predictor, target)]
     expected = "" if "none" in ways else "positive" if ways[0] == ways[1] else "negative"
     return {"predictor_better": ways[0], "target_better": ways[1], "expected": expected}
 
 
-def _signed(record: Record) -> Record:
+def signed(record: Record) -> Record:
+    """Return the record with ``agrees``: whether the sign is the expected one; None where none is expected."""
     agrees = (record["value"] > 0) == (record["expected"] == "positive") if record["expected"] else None
     return {**record, "agrees": agrees}
 
 
-def _warnings(
-    plan: AnalysisPlan, cell: Points, rows: pd.DataFrame, everyone: pd.DataFrame, target: str, value: Record
-) -> list[str]:
+def _warnings(plan: AnalysisPlan, cell: Points, rows: pd.DataFrame, everyone: pd.DataFrame, value: Record) -> list[str]:
     """Return what is doubtful about a correlation over those ``rows`` of ``everyone`` that have values, one line each."""
-    lines = []
+    lines, target = [], value["target"]
+    if is_judged_alike(everyone, value["predictor"], target):
+        lines.append("by the judge of the target, whose reconstruction error is in both")
     if value["n"] < FEW:
         lines.append(f"only {value['n']} points")
     learned = dependent_tokenizers(plan, target, everyone)
@@ -148,9 +148,19 @@ def _warnings(
         lines.append(f"without {listed(learned)}: dependent judge")
     if cell.sizes:
         lines.append(f"mixed sample sizes: {cell.sizes}")
+    if value.get("orders", PERMUTATIONS) < PERMUTATIONS:
+        least = 1 / value["orders"]
+        told = f"p is at least {least:.2g}, over all predictors {min(1.0, least * len(plan.predictors)):.2g}"
+        lines.append(f"only {value['orders']:,} orders within groups: {told}")
     if value["low"] is None:
         lines.append("no interval: too many resamplings are constant")
     return lines
+
+
+def is_judged_alike(rows: pd.DataFrame, predictor: str, target: str) -> bool:
+    """Whether a predictor is a distance of decoded images on the features that give the target ``gfd_JUDGE``."""
+    judge = target.removeprefix("gfd_")
+    return predictor == f"rfd_{judge}" or f"{predictor}.rfd_{judge}" in rows  # the companion of iFID
 
 
 def _adjust(records: list[Record], plan: AnalysisPlan) -> None:

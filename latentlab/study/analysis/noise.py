@@ -57,7 +57,7 @@ def _agreement(both: pd.DataFrame, plan: AnalysisPlan) -> Record:
     return {"n": found.n, "spearman": found.spearman, "kendall": found.kendall, "low": low, "high": high}
 
 
-def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points) -> Iterator[Record]:
+def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points, refuse: Refuse) -> Iterator[Record]:
     """Yield the noise of every target that was repeated.
 
     A unit is a trained tokenizer, a repeat another seed of its generator: that is the noise no measurement of the tokenizer can
@@ -69,10 +69,14 @@ def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points) -> Iterat
         known = rows[~rows["cluster"].isin(plan.learned_from(target))].dropna(subset=[target])
         units = known["tokenizer"].astype(str) + " " + known["tokenizer_seed"].astype(str)
         if units.nunique() < 2 or not units.duplicated().any():
+            if known["generator_seed"].notna().any():  # a table without seeds has no noise to speak of
+                refuse(
+                    f"noise of {target}", cell, UserError("no trained tokenizer was judged with two generator seeds")
+                )
             continue
         found = noise_ceiling(known[target].to_numpy(float), units.to_numpy())
         yield {
-            "target": target, **cell.setting.facts(), "n": found.n, "repeats": found.repeats, "between_sd": found.between_sd,
+            "target": target, "scale": plan.scale_of(target), **cell.setting.facts(), "n": found.n, "repeats": found.repeats, "between_sd": found.between_sd,
             "within_sd": found.within_sd, "ceiling": found.ceiling, "tokenizer_seed_sd": _of_tokenizer_seeds(known, target),
         }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -36,11 +36,13 @@ class AnalysisPlan(Settings):
     what: ClassVar[str] = "plan of an analysis"
 
     targets: tuple[str, ...] = ()
-    """What is explained; by default every column of quality."""
+    """What is explained; by default every column of quality. The first is the primary one."""
     predictors: tuple[str, ...] = ()
     """What explains; by default every measurement without its companions, and every column of sampling paths."""
     covariates: tuple[str, ...] = ()
     """Correlations are raw, given each of these, and given all of them."""
+    logarithms: tuple[str, ...] = ()
+    """Columns of which logarithms are analysed: positive ones whose noise grows with them, as that of distances does."""
     models: tuple[tuple[str, ...], ...] = ()
     """Sets of predictors whose predictions are wanted beside those of single ones and of the best pair."""
     held_out: tuple[str, ...] = ()
@@ -62,7 +64,7 @@ class AnalysisPlan(Settings):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name in ("targets", "predictors", "covariates", "methods", "groups"):
+        for name in ("targets", "predictors", "covariates", "logarithms", "methods", "groups"):
             _once(name, getattr(self, name))
         both = {*self.targets} & {*self.predictors, *self.covariates, *(n for model in self.models for n in model)}
         if both:
@@ -72,6 +74,19 @@ class AnalysisPlan(Settings):
     def learned_from(self, target: str) -> set[str]:
         """Return the clusters that were trained on the features that give a target."""
         return {cluster for one in self.dependent if one.judge in target for cluster in one.clusters}
+
+    def covariates_of(self, target: str, table: StudyTable) -> tuple[str, ...]:
+        """Return the covariates of a target: where they name what one judge says of reconstructions, its own judge says it.
+
+        That is ``rfd_B`` instead of ``rfd_A`` for ``gfd_B``, where the table has it.
+        """
+        own = f"rfd_{target.removeprefix('gfd_')}"
+        names = (own if name.startswith("rfd_") and own in table.names() else name for name in self.covariates)
+        return tuple(dict.fromkeys(names))
+
+    def scale_of(self, target: str) -> Literal["log", "linear"]:
+        """Return what predictions and noise of a target are of."""
+        return "log" if target in self.logarithms else "linear"
 
     def split_by(self, group: str) -> list[str]:
         """Return the columns within whose common groups a correlation within ``group`` is taken: it and those named after it.
@@ -89,9 +104,11 @@ class AnalysisPlan(Settings):
         there = {*table.names()}
         targets = tuple(name for name in self.targets if name in there) or self.targets
         predictors = tuple(name for name in self.predictors if name in there)
+        logarithms = tuple(name for name in self.logarithms if name in there)
         absent = [name for name in (*self.targets, *self.predictors) if name not in (*targets, *predictors)]
         models = tuple(model for model in self.models if not {*model} & {*absent})
-        return self.model_copy(update={"targets": targets, "predictors": predictors, "models": models}), absent
+        kept = {"targets": targets, "predictors": predictors, "logarithms": logarithms, "models": models}
+        return self.model_copy(update=kept), absent
 
     def for_table(self, table: StudyTable) -> "AnalysisPlan":
         """Return the plan with defaults filled in for a table.
@@ -106,7 +123,8 @@ class AnalysisPlan(Settings):
         for kind, names in (("target", targets), ("predictor", predictors)):
             if not names:
                 raise UserError(f"there is no {kind} to correlate: name one that the table has")
-        for name in (*targets, *predictors, *self.covariates, *(n for model in self.models for n in model)):
+        models = (name for model in self.models for name in model)
+        for name in (*targets, *predictors, *self.covariates, *self.logarithms, *models):
             check_numbers(table, name)
         for label in self.held_out:
             if label not in set(table.rows["tokenizer"]):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from latentlab.errors import UserError
 from latentlab.study.table import StudyTable, mixed_sizes
 
 SEEDS = ("tokenizer_seed", "generator_seed")
@@ -57,6 +58,21 @@ class Points:
         """Return the columns of which any tokenizer has a value: a judge need not have judged every setting."""
         values = self.all
         return tuple(name for name in columns if values[name].notna().any())
+
+
+def on_scale(table: StudyTable, logarithms: Sequence[str]) -> StudyTable:
+    """Return the table with logarithms in these columns.
+
+    Raises:
+        UserError: one holds a number that is not positive.
+    """
+    rows = table.rows.copy()
+    for name in logarithms:
+        if (rows[name] <= 0).any():
+            label = rows.loc[rows[name] <= 0, "tokenizer"].iloc[0]
+            raise UserError(f"column {name} has no logarithm: it holds {rows[name].min():g} (tokenizer {label})")
+        rows[name] = np.log(rows[name])
+    return StudyTable(rows, table.columns)
 
 
 def settings(table: StudyTable) -> list[Setting]:

@@ -18,6 +18,9 @@ LEAVE_ONE, HELD_OUT = "leave_one_out", "held_out"
 """Schemes of prediction, beside `leave_group` of every group of the plan."""
 
 
+_FITTED = 1 / 3
+"""Share of the points that must remain when a group is left out: a line through two or three of them predicts nothing."""
+
 _COMMON = 0.75
 """Share of the tokenizers that a predictor must have, and all such predictors together, for scores over the same tokenizers."""
 
@@ -94,19 +97,31 @@ def _predicted(
     if (scheme == HELD_OUT and others.empty) or (scheme not in (LEAVE_ONE, HELD_OUT) and labels.nunique() < 2):
         return None
     try:
+        if scheme not in (LEAVE_ONE, HELD_OUT):
+            _check_remaining(labels)
         if scheme == HELD_OUT:
             found = predict(x, y, others[[*names]].to_numpy(float), others[target].to_numpy(float))
             rows = others
         else:
             found = leave_out(x, y, np.arange(len(y)) if scheme == LEAVE_ONE else labels.to_numpy())
     except UserError as error:
-        refuse(f"{target} by {' and '.join(names)}", cell, error)
+        refuse(f"{target} by {' and '.join(names)} ({scheme.replace('_', ' ')})", cell, error)
         return None
     return {
-        "target": target, **cell.setting.facts(), "predictors": list(names), "scheme": scheme, "n": found.n,
+        "target": target, **cell.setting.facts(), "predictors": list(names), "scheme": scheme,
+        "scale": plan.scale_of(target), "n": found.n,
         "r2": _finite(found.r2), "rmse": _finite(found.rmse), "spearman": _finite(found.spearman),
-        "warnings": _not_predicted(rows, found), "rows": _rows(rows, target, group, found),
+        "warnings": _not_predicted(rows, found), "rows": _rows(rows, target, group, found, plan.scale_of(target) == "log"),
     }  # fmt: skip
+
+
+def _check_remaining(labels: pd.Series) -> None:
+    """Raise `UserError` where less than a third of the points remain without one of the groups ``labels`` [n]."""
+    counts = labels.value_counts()
+    if len(labels) - counts.iloc[0] < _FITTED * len(labels):
+        raise UserError(
+            f"without {counts.index[0]} only {len(labels) - counts.iloc[0]} of {len(labels)} tokenizers remain to be fitted"
+        )
 
 
 def _not_predicted(rows: pd.DataFrame, found: Prediction) -> list[str]:
@@ -114,11 +129,15 @@ def _not_predicted(rows: pd.DataFrame, found: Prediction) -> list[str]:
     return [f"not predicted, since the others determine no fit: {', '.join(lost)}"] if lost else []
 
 
-def _rows(rows: pd.DataFrame, target: str, group: str | None, found: Prediction) -> list[dict[str, Any]]:
+def _rows(
+    rows: pd.DataFrame, target: str, group: str | None, found: Prediction, logarithmic: bool
+) -> list[dict[str, Any]]:
+    """Return observed and predicted values in the units of the column: scores are of logarithms, these are not."""
+    plain = np.exp if logarithmic else np.asarray
     return [
         {
-            "tokenizer": str(name), "cluster": str(row[group]) if group else "", "observed": float(row[target]),
-            "predicted": float(value),
+            "tokenizer": str(name), "cluster": str(row[group]) if group else "", "observed": float(plain(row[target])),
+            "predicted": float(plain(value)),
         }
         for (name, row), value in zip(rows.iterrows(), found.predicted, strict=True)
         if np.isfinite(value)

@@ -98,12 +98,12 @@ def _slug(words: str) -> str:
 
 def _correlation_maps(study: StudyFolder) -> Iterator[_Plan]:
     """Yield a map per target and set of covariates; one that says what is missing where there is no analysis."""
-    records = [one for one in study.records("correlations") if one["within"] == "" and one["method"] == "pearson"]
+    records = [one for one in study.records("correlations") if one["within"] == "" and one["method"] == "spearman"]
     pairs = dict.fromkeys((one["target"], tuple(one["covariates"])) for one in records)
     kinds = [kind for kind in pairs if kind[0] in study.targets()]
     if not kinds:
         yield _Plan("correlation_map", lambda: study_correlation_map.draw(study.held("correlations"), "quality"))
     for target, covariates in kinds:
         given = f"_given_{'_'.join(map(short, covariates))}" if covariates else ""
-        draw = partial(study_correlation_map.draw, records, target, "pearson", covariates)
+        draw = partial(study_correlation_map.draw, records, target, "spearman", covariates)
         yield _Plan(_slug(f"correlation_map_{target}{given}"), draw)

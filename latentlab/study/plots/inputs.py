@@ -58,6 +58,7 @@ class _PredictedRow(BaseModel):
 class _Prediction(_Cell):
     predictors: list[str]
     scheme: str
+    scale: Literal["log", "linear"] = "linear"
     r2: float | None = None
     rmse: float | None = None
     spearman: float | None = None
@@ -77,6 +78,7 @@ class _Stability(BaseModel):
 
 
 class _Noise(_Cell):
+    scale: Literal["log", "linear"] = "linear"
     between_sd: float | None
     within_sd: float | None
     ceiling: float | None
