@@ -76,8 +76,9 @@ def noise_records(table: StudyTable, plan: AnalysisPlan, cell: Points, refuse: R
             continue
         found = noise_ceiling(known[target].to_numpy(float), units.to_numpy())
         yield {
-            "target": target, "scale": plan.scale_of(target), **cell.setting.facts(), "n": found.n, "repeats": found.repeats, "between_sd": found.between_sd,
-            "within_sd": found.within_sd, "ceiling": found.ceiling, "tokenizer_seed_sd": _of_tokenizer_seeds(known, target),
+            "target": target, "scale": plan.scale_of(target), **cell.setting.facts(), "n": found.n, "repeats": found.repeats,
+            "between_sd": found.between_sd, "within_sd": found.within_sd, "ceiling": found.ceiling,
+            "tokenizer_seed_sd": _of_tokenizer_seeds(known, target),
         }  # fmt: skip
 
 
