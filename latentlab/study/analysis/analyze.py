@@ -32,15 +32,15 @@ class _Refusals:
     """What could not be computed, and where; the same reason in several settings is told once."""
 
     def __init__(self) -> None:
-        self._where: dict[tuple[str, str], list[str]] = {}
+        self._where: dict[tuple[str, str], dict[str, None]] = {}
 
     def __call__(self, what: str, cell: Points, error: UserError) -> None:
-        self._where.setdefault((what, str(error)), []).append(str(cell.setting))
+        self._where.setdefault((what, str(error)), {})[str(cell.setting)] = None
 
     def lines(self) -> list[str]:
         """Return one line per thing and reason."""
         return [
-            f"{what}: not computed: {why}" + ("" if where == [ALL_ROWS] else f" ({'; '.join(where)})")
+            f"{what}: not computed: {why}" + ("" if [*where] == [ALL_ROWS] else f" ({'; '.join(where)})")
             for (what, why), where in self._where.items()
         ]
 

@@ -96,16 +96,17 @@ def _predicted(
     others = fairly_judged(plan, target, cell.held_out).dropna(subset=[target, *names])
     if (scheme == HELD_OUT and others.empty) or (scheme not in (LEAVE_ONE, HELD_OUT) and labels.nunique() < 2):
         return None
+    if scheme not in (LEAVE_ONE, HELD_OUT) and (why := _too_few_remain(labels)):
+        refuse(f"predictions of {target}, {scheme.replace('_', ' ')}", cell, UserError(why))
+        return None
     try:
-        if scheme not in (LEAVE_ONE, HELD_OUT):
-            _check_remaining(labels)
         if scheme == HELD_OUT:
             found = predict(x, y, others[[*names]].to_numpy(float), others[target].to_numpy(float))
             rows = others
         else:
             found = leave_out(x, y, np.arange(len(y)) if scheme == LEAVE_ONE else labels.to_numpy())
     except UserError as error:
-        refuse(f"{target} by {' and '.join(names)} ({scheme.replace('_', ' ')})", cell, error)
+        refuse(f"{target} by {' and '.join(names)}", cell, error)
         return None
     return {
         "target": target, **cell.setting.facts(), "predictors": list(names), "scheme": scheme,
@@ -115,13 +116,12 @@ def _predicted(
     }  # fmt: skip
 
 
-def _check_remaining(labels: pd.Series) -> None:
-    """Raise `UserError` where less than a third of the points remain without one of the groups ``labels`` [n]."""
+def _too_few_remain(labels: pd.Series) -> str:
+    """Say that less than a third of the points remain without the largest of the groups ``labels`` [n]; nothing where more do."""
     counts = labels.value_counts()
-    if len(labels) - counts.iloc[0] < _FITTED * len(labels):
-        raise UserError(
-            f"without {counts.index[0]} only {len(labels) - counts.iloc[0]} of {len(labels)} tokenizers remain to be fitted"
-        )
+    left = len(labels) - counts.iloc[0]
+    few = left < _FITTED * len(labels)
+    return f"without {counts.index[0]} only {left} of {len(labels)} tokenizers remain to be fitted" if few else ""
 
 
 def _not_predicted(rows: pd.DataFrame, found: Prediction) -> list[str]:
