@@ -89,11 +89,17 @@ def _panel(
     limits = np.array([axes.get_xlim(), axes.get_ylim()])
     axes.axline((0, 0), slope=1, color=GREY, linewidth=1, zorder=1)
     axes.set(xlim=limits[0], ylim=limits[1])
-    heading(axes, _SCHEMES.get(one["scheme"], one["scheme"]), hint=_scores(one))
+    errors, ranks = _scores(one)
+    heading(axes, _SCHEMES.get(one["scheme"], one["scheme"]), names=(errors,), hint=ranks)
 
 
-def _scores(one: Mapping[str, Any]) -> str:
+def _scores(one: Mapping[str, Any]) -> tuple[str, str]:
+    """Return two lines: errors, then ranks and number; a single one would be wider than the panel."""
     rmse = "RMSE of logarithms" if one.get("scale") == "log" else "RMSE"
-    names = {"r2": "R²", "rmse": rmse, "spearman": "ρ"}
-    parts = [f"{words} {one[key]:.3g}" for key, words in names.items() if one.get(key) is not None]
-    return ", ".join([*parts, f"n = {one['n']}"]).replace("-", "−")
+    errors, ranks = ((("r2", "R²"), ("rmse", rmse)), (("spearman", "ρ"),))
+    return _told(one, errors), ", ".join(filter(None, [_told(one, ranks), f"n = {one['n']}"]))
+
+
+def _told(one: Mapping[str, Any], names: Sequence[tuple[str, str]]) -> str:
+    parts = [f"{words} {one[key]:.3g}" for key, words in names if one.get(key) is not None]
+    return ", ".join(parts).replace("-", "−")

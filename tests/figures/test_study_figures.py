@@ -270,7 +270,7 @@ def test_predictions_are_drawn_over_observations() -> None:
     np.testing.assert_allclose(_sorted(drawn), _sorted(told))
     assert len(rings[0].get_xdata()) == 6  # every fourth of 24
     assert max(bar[:, 1].max() for bar in axes.collections[1].get_segments()) == 99
-    assert axes.texts[0].get_text() == "R² 0.8, RMSE 1.2, ρ 0.9, n = 27"
+    assert axes.texts[0].get_text() == "R² 0.8, RMSE 1.2\nρ 0.9, n = 27"
     logarithmic = study_predicted_against_observed.draw(STUDY, [chosen[0] | {"scale": "log"}]).axes[0]
     assert "RMSE of logarithms 1.2" in logarithmic.texts[0].get_text()
     assert axes.get_ylabel() == "predicted by viv, srss" and axes.get_xlabel() == f"observed {TARGET}"
