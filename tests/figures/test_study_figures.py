@@ -18,6 +18,7 @@ from figures import (
     study_modes_against_loss,
     study_noise,
     study_predicted_against_observed,
+    study_primary,
     study_ranking_stability,
     study_reconstruction_against_generation,
     study_trajectories,
@@ -70,6 +71,25 @@ def test_a_panel_per_measurement_against_quality() -> None:
     assert figure.axes[2].get_xlabel() == "dB, higher is better"
     assert figure.get_supylabel() == f"{TARGET}\n(squared distance of features)\nlower is better"
     assert "sit, guidance 1" in figure.get_suptitle()
+
+
+def test_the_primary_question_has_a_row_per_predictor_the_strongest_on_top() -> None:
+    records = ANALYSIS["primary"]
+    (axes,) = (figure := study_primary.draw(records)).axes
+    raw = sorted((one for one in records if not one["covariates"]), key=lambda one: abs(one["value"]))
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert [name.strip("()!").split()[0] for name in names] == [one["predictor"][2:] for one in raw]
+    for one, name in zip(raw, names, strict=True):
+        assert name.startswith("(") == (one["p_adjusted"] >= 0.05) and ("!" in name) == (one["agrees"] is False)
+    first, second = (line for line in axes.get_lines() if line.get_linestyle() == "None")
+    given = [one for one in records if one["covariates"]]
+    assert sorted(first.get_xdata()) == sorted(one["value"] for one in raw)
+    assert sorted(second.get_xdata()) == sorted(one["value"] for one in given)
+    lines = [line for line in axes.get_lines() if line.get_linestyle() == "-" and line.get_color() == first.get_color()]
+    assert sorted(tuple(line.get_xdata()) for line in lines) == sorted((one["low"], one["high"]) for one in raw)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as measured", "given\ndecoder_sensitivity"]
+    with pytest.raises(UserError, match="at least one correlation"):
+        study_primary.draw([])
 
 
 def test_trajectories_have_a_row_per_generator() -> None:

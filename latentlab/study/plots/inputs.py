@@ -84,8 +84,22 @@ class _Noise(_Cell):
     ceiling: float | None
 
 
-Section = Literal["correlations", "pairs", "prediction", "stability", "noise"]
+class _Primary(BaseModel):
+    target: str
+    predictor: str
+    covariates: list[str]
+    settings: int
+    n: int
+    value: float
+    low: float | None
+    high: float | None
+    p_adjusted: float | None = None
+    agrees: bool | None
+
+
+Section = Literal["primary", "correlations", "pairs", "prediction", "stability", "noise"]
 _SECTIONS: dict[Section, type[BaseModel]] = {
+    "primary": _Primary,
     "correlations": _Correlation, "pairs": _Pair, "prediction": _Prediction, "stability": _Stability, "noise": _Noise,
 }  # fmt: skip
 Records = list[dict[str, Any]]

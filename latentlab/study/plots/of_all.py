@@ -4,10 +4,21 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from figures import study_decoder_noise, study_latent_maps, study_noise, study_ranking_stability, study_trajectories
+from figures import (
+    study_decoder_noise,
+    study_latent_maps,
+    study_noise,
+    study_primary,
+    study_ranking_stability,
+    study_trajectories,
+)
 from figures.study_points import at
 from latentlab.errors import UserError
 from latentlab.study.plots.inputs import NOISE_COLUMN, StudyFolder, how_many
+
+
+def _primary(study: StudyFolder) -> Figure:
+    return study_primary.draw(study.held("primary"))
 
 
 def _trajectories(study: StudyFolder) -> Figure:
@@ -58,6 +69,7 @@ def _has(study: StudyFolder, generator: str, guidance: float, target: str) -> bo
 
 
 OF_ALL: dict[str, Callable[[StudyFolder], Figure]] = {
+    "primary": _primary,
     "trajectories_against_quality": _trajectories,
     "latent_maps": _latent_maps,
     "decoder_noise": _decoder_noise,
