@@ -51,14 +51,20 @@ def card_text(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def all_cards(cards: Mapping[str, MetricCard]) -> str:
-    """Return the content of ``docs/metrics.md``: an overview and every card."""
+def all_cards(cards: Mapping[str, MetricCard], last_lines: Mapping[str, str] | None = None) -> str:
+    """Return the content of ``docs/metrics.md``: an overview and every card.
+
+    Args:
+        cards: by name.
+        last_lines: name -> with what its card ends.
+    """
     rows = [
         f"| [{name}](#{_anchor(name, card)}) | {card.title} | {card.better if card.better != 'none' else '-'} | "
         f"{', '.join(card.needs) or 'latents'} |"
         for name, card in cards.items()
     ]
-    return _INTRODUCTION + "\n".join(rows) + "\n\n" + "\n".join(card_markdown(name) for name in cards)
+    ends = {name: f"\n{line}\n" for name, line in (last_lines or {}).items()}
+    return _INTRODUCTION + "\n".join(rows) + "\n\n" + "\n".join(card_markdown(n) + ends.get(n, "") for n in cards)
 
 
 def options_of(name: str) -> dict[str, Any]:

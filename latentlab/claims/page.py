@@ -18,7 +18,8 @@ _WORDS = ("confirmed", "refuted", "undecided")
 _RULE = (
     "Every claim is put as conditions that must all hold; a condition is an effect with a threshold, or several of which one is "
     "enough (joined by *or*). **Confirmed**: in every condition the whole 95 % interval of an effect lies on the claim's side, "
-    "and there are enough repetitions. **Refuted**: in one condition those of all its effects lie wholly on the other side. "
+    "and there are enough repetitions. **Refuted**: in one condition those of all its effects lie wholly on the other side, or "
+    "short of the bound that is named there. "
     "**Undecided**: all else. Where one of several is enough for a word, the error of 5 % is shared among them (Bonferroni): "
     "intervals of a higher level are looked at than the 95 % that stand here. A verdict holds for the scale it names and no "
     "other; `n` counts repetitions (seeds, tokenizers, images), never samples of one run. Tokenizers that a study's own analysis "

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from latentlab.claims import collapse, diffusability, generators, geometry, mask_modelling, mind_ablations
+from latentlab.claims import collapse, diffusability, generators, geometry, mask_modelling, mind_ablations, ranking
 from latentlab.claims.claim import Claim
 from latentlab.errors import unknown_name
 
-_GROUPS = (collapse, diffusability, geometry, mask_modelling, generators, mind_ablations)
+_GROUPS = (collapse, ranking, diffusability, geometry, mask_modelling, generators, mind_ablations)
 
 CLAIMS = {
     claim.id: claim for claim in sorted((c for group in _GROUPS for c in group.CLAIMS), key=lambda c: int(c.id[1:]))

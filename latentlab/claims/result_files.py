@@ -196,6 +196,36 @@ class Bottleneck(_Part):
     index_heldout_views: Score
 
 
+class Curves(_Part):
+    """Over training, on one set of views."""
+
+    to_reconstruction: Annotated[tuple[Number, ...], Field(min_length=1)]
+
+
+class References(_Part):
+    """Perceptual distances that need no bottleneck."""
+
+    other_view: Annotated[Number, Field(gt=0)]
+
+
+class BottleneckRun(_Part):
+    """One run of one tokenizer and setting, on one image."""
+
+    path: str
+    tokenizer: str
+    dims: int
+    sphere: str
+    subject: int
+    seed: int
+    curves: dict[str, Curves]
+    references: References
+
+    @property
+    def index(self) -> float:
+        """Collapse index on the fitted views at the end."""
+        return self.curves["fitted"].to_reconstruction[-1] / self.references.other_view
+
+
 class Named(_Part):
     """The name of a data set."""
 
@@ -209,6 +239,7 @@ class Collapse(_Part):
     perceptual: str
     data: Named
     summaries: tuple[Bottleneck, ...]
+    runs: tuple[BottleneckRun, ...] = ()
 
 
 class Measured(_Part):

@@ -95,8 +95,22 @@ class StudyCells:
         if not learned:
             return self
         told = f"not counted, as they learned from the features that judge them: {', '.join(learned)}"
-        others = rows[~rows["tokenizer"].isin(learned)]
-        return self._made(self.table, others, self.command, self.plan, self.sizes, (*self.left_out, told))
+        return self._without(learned, [told])
+
+    def complete(self, columns: Sequence[str]) -> "StudyCells":
+        """Return the study without the tokenizers that lack one of ``columns``, so that statistics of them compare."""
+        there = self.table.rows.groupby("tokenizer", sort=False)[list(columns)].count() > 0
+        lacking_by: dict[str, list[str]] = {}
+        for name, row in zip(there.index, there.to_numpy(), strict=True):
+            if not row.all():
+                lacking_by.setdefault(", ".join(there.columns[~row]), []).append(str(name))
+        told = [f"not counted, as they lack {what}: {', '.join(names)}" for what, names in lacking_by.items()]
+        return self._without([name for names in lacking_by.values() for name in names], told)
+
+    def _without(self, tokenizers: Sequence[str], told: Sequence[str]) -> "StudyCells":
+        rows = self.table.rows
+        others = rows[~rows["tokenizer"].isin(tokenizers)]
+        return self._made(self.table, others, self.command, self.plan, self.sizes, (*self.left_out, *told))
 
     @property
     def tokenizers(self) -> list[str]:
@@ -143,12 +157,12 @@ class StudyCells:
         """Return the correlation of two columns, NaN in cells that `lacking` finds fault with."""
         return self._each([x, y], lambda counts, table: of_counts(table, method)(counts))
 
-    def partial_correlation(self, x: str, y: str, given: str) -> Statistic:
-        """Return the rank correlation of two columns given a third, over the tokenizers that have all three.
+    def partial_correlation(self, x: str, y: str, *given: str) -> Statistic:
+        """Return the rank correlation of two columns given others, over the tokenizers that have all.
 
-        NaN in cells that `lacking` finds fault with, and where the third decides the order by one of the others.
+        NaN in cells that `lacking` finds fault with, and where the others decide the order by one of the two.
         """
-        return self._each([x, y, given], lambda counts, table: partial_of_counts(table, "spearman")(counts))
+        return self._each([x, y, *given], lambda counts, table: partial_of_counts(table, "spearman")(counts))
 
     def _each(self, columns: Sequence[str], function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Statistic:
         """Apply ``function`` (counts [1+r,m], numbers [m,columns] -> [1+r]) to the m tokenizers of every cell that have all."""
@@ -170,6 +184,11 @@ class StudyCells:
             numbers = frame.reindex(columns=list(columns)).to_numpy(dtype=np.float64)
             whole = np.isfinite(numbers).all(1)
             yield numbers[whole], whole
+
+    def empty_cells(self, *columns: str) -> tuple[str, ...]:
+        """Name the cells that have no statistic of these columns."""
+        found = zip(self.cells, self._complete(columns), strict=True)
+        return tuple(cell_name(*cell) for cell, (numbers, _) in found if lacking(numbers, columns))
 
     def why_none(self, *columns: str) -> str:
         """Return in words why no cell has a statistic of these columns."""
@@ -203,6 +222,11 @@ class StudyCells:
             f"{rows['tokenizer'].nunique()} tokenizers, {generators} generators x {scales} guidance scales, "
             f"at least {seeds} seed{'s' * (seeds > 1)} each{samples}"
         )
+
+
+def cell_name(generator: str, guidance: float) -> str:
+    """Return a cell in words."""
+    return f"{generator} at guidance {guidance:g}"
 
 
 def lacking(numbers: np.ndarray, columns: Sequence[str]) -> str:

@@ -2,11 +2,13 @@
 
 A claim is put as conditions that must all hold; a condition may have alternatives of which one is enough. Every effect has a
 threshold and a side. With enough repetitions, an effect speaks for the claim when its whole 95 % interval lies on the claim's
-side of the threshold, against it when the whole interval lies on the other side, and otherwise leaves it open.
+side of the threshold, against it when the whole interval lies on the other side, and otherwise leaves it open. That something
+differs from 0 has no other side; there the interval must lie short of another bound (`Effect.refuted_at`), from which on a
+difference matters, to speak against.
 
-    confirmed   in every condition some effect speaks for it
-    refuted     in some condition every effect speaks against it
-    undecided   all else, and always where something is missing
+    refuted     in some condition every effect speaks against it and none for it (a small difference that is certain does both)
+    confirmed   in every condition some effect speaks for it, and nothing is missing
+    undecided   all else
 
 Where one of several is enough for a word, the error is shared among them (Bonferroni): "for" with a alternatives is read off
 the interval of level 1 - 0.05/a, "against" with c conditions off that of level 1 - 0.05/c. Where all must agree, 95 % each is
@@ -16,6 +18,7 @@ enough (Berger, Technometrics 24, 1982: an intersection-union test keeps the lev
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from latentlab.measurement import Interval
@@ -44,6 +47,7 @@ class Effect:
         threshold: where the claim begins.
         side: on which side of it.
         because: why this threshold.
+        refuted_at: where an interval on the other side of it speaks against; None: at the threshold.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Effect:
     threshold: float
     side: Side
     because: str
+    refuted_at: float | None = None
 
     @property
     def interval(self) -> Interval | None:
@@ -73,27 +78,46 @@ class Effect:
         return self.n >= self.least and (low > self.threshold if self.side == "above" else high < self.threshold)
 
     def speaks_against(self, level: float = LEVEL) -> bool:
-        """Whether there are enough repetitions and the whole interval is on the other side."""
+        """Whether there are enough repetitions and the whole interval is on the other side, of ``refuted_at`` if there is one."""
         low, high = self.ends(level)
-        return self.n >= self.least and (high < self.threshold if self.side == "above" else low > self.threshold)
+        return self.n >= self.least and (high < self._bound if self.side == "above" else low > self._bound)
 
-    def needed(self, level: float = LEVEL) -> int | None:
-        """Return about how many repetitions would decide were the estimate the truth; None: more than 1,000."""
+    @property
+    def _bound(self) -> float:
+        return self.threshold if self.refuted_at is None else self.refuted_at
+
+    def needed_for(self, level: float = LEVEL) -> int | None:
+        """Return about how many repetitions would speak for the claim were the estimate the truth; None: more than 1,000."""
         low, high = self.ends(level)
-        if not (math.isfinite(low) and math.isfinite(high)):
+        return self._needed(self.margin, self.value - low if self.side == "above" else high - self.value)
+
+    def needed_against(self, level: float = LEVEL) -> int | None:
+        """Return about how many repetitions would speak against it, likewise."""
+        low, high = self.ends(level)
+        margin = self._bound - self.value if self.side == "above" else self.value - self._bound
+        return self._needed(margin, high - self.value if self.side == "above" else self.value - low)
+
+    def _needed(self, margin: float, half: float) -> int | None:
+        """Return how many repetitions bring the end of the interval that is ``half`` away to within ``margin``."""
+        if not math.isfinite(half):
             return self.least
-        half = self.value - low if (self.margin > 0) == (self.side == "above") else high - self.value
-        if not self.margin or self.n * (half / self.margin) ** 2 > _MOST_NEEDED:
+        if margin <= 0 or self.n * (half / margin) ** 2 > _MOST_NEEDED:
             return None
-        return max(self.least, math.ceil(self.n * (half / self.margin) ** 2))
+        return max(self.least, math.ceil(self.n * (half / margin) ** 2))
 
     def sentence(self) -> str:
         """Say value, interval, n and threshold."""
-        ends = "no interval" if self.interval is None else f"[{short(self.interval[0])}, {short(self.interval[1])}]"
-        return (
-            f"{self.name}: {short(self.value)} {ends} (n={self.n}, {self.unit}) against "
-            f"{self.side} {short(self.threshold)} ({self.because})"
-        )
+        return f"{self.name}: {self.estimate()} (n={self.n}, {self.unit}) {self.demand()}"
+
+    def estimate(self) -> str:
+        """Say value and interval."""
+        return with_ends(self.value, self.ends)
+
+    def demand(self) -> str:
+        """Say what the claim asks of it."""
+        other = "below" if self.side == "above" else "above"
+        refuted = "" if self.refuted_at is None else f", refuted {other} {short(self.refuted_at)}"
+        return f"against {self.side} {short(self.threshold)}{refuted} ({self.because})"
 
 
 @dataclass(frozen=True)
@@ -120,10 +144,11 @@ class Judgement:
     def word(self) -> Word:
         """Apply the rule."""
         against = _shared_by(self.conditions)
-        if any(all(effect.speaks_against(against) for effect in one) for one in self.conditions):
+        hold = [any(effect.speaks_for(_shared_by(one)) for effect in one) for one in self.conditions]
+        fail = [all(effect.speaks_against(against) for effect in one) for one in self.conditions]
+        if any(fails and not holds for fails, holds in zip(fail, hold, strict=True)):
             return "refuted"
-        holds = all(any(effect.speaks_for(_shared_by(one)) for effect in one) for one in self.conditions)
-        return "confirmed" if holds and self.conditions and not self.missing else "undecided"
+        return "confirmed" if all(hold) and self.conditions and not self.missing else "undecided"
 
     @property
     def headline(self) -> Effect | None:
@@ -133,7 +158,7 @@ class Judgement:
 
     def why(self) -> str:
         """Say every effect, what is missing, what would decide, and the notes."""
-        parts = [" or ".join(effect.sentence() for effect in one) for one in self.conditions]
+        parts = [_sentence(one) for one in self.conditions]
         parts += [f"missing: {text}" for text in self.missing]
         if self.word == "undecided":
             parts += _advice(self.conditions)
@@ -153,27 +178,36 @@ def _shared_by(several: Sequence[object]) -> float:
     return 1 - (1 - LEVEL) / max(len(several), 1)
 
 
+def _sentence(condition: Sequence[Effect]) -> str:
+    """Say the effects of a condition; of those of one number, the number once."""
+    others = (e.demand() if e.name == before.name else e.sentence() for before, e in pairwise(condition))
+    return " or ".join([condition[0].sentence(), *others])
+
+
 def _advice(conditions: Sequence[tuple[Effect, ...]]) -> list[str]:
-    """Say how many repetitions would decide: in every open condition the effect that is next to speaking."""
-    against, needs, still = _shared_by(conditions), [], []
-    for one in conditions:
-        level = _shared_by(one)
-        if any(effect.speaks_for(level) for effect in one):
-            continue
-        open_ones = [effect for effect in one if not effect.speaks_against(against)]
-        wanted = [effect.needed(level if effect.margin > 0 else against) for effect in open_ones]
-        known = [need for need in wanted if need is not None]
-        needs += [min(known) if known else None] if open_ones else []
-        still += open_ones
-    if not still:
+    """Say how many repetitions would decide every condition that is open."""
+    open_ones = [one for one in conditions if not any(effect.speaks_for(_shared_by(one)) for effect in one)]
+    if not open_ones:
         return []
-    unit, here = still[0].unit, min(effect.n for effect in still)
-    if None in needs:
+    effects = [effect for one in open_ones for effect in one]
+    unit, here = effects[0].unit, min(effect.n for effect in effects)
+    needs = [_needed(one, _shared_by(conditions)) for one in open_ones]
+    known = [need for need in needs if need is not None]
+    if len(known) < len(needs):
         return [
             f"to decide: more than {_MOST_NEEDED:,} {unit}, an estimate lies close to its threshold (there are {here})"
         ]
-    few = "at least" if any(effect.interval is None for effect in still) else "about"
-    return [f"to decide: {few} {max(need for need in needs if need is not None)} {unit} (there are {here})"]
+    few = "at least" if any(effect.interval is None for effect in effects) else "about"
+    return [f"to decide: {few} {max(known)} {unit} (there are {here})"]
+
+
+def _needed(condition: Sequence[Effect], against: float) -> int | None:
+    """Return how many repetitions would decide a condition: for it by one effect, or against it, at that level, by all."""
+    ways = [effect.needed_for(_shared_by(condition)) for effect in condition]
+    contradicting = [need for effect in condition if (need := effect.needed_against(against)) is not None]
+    if len(contradicting) == len(condition):
+        ways.append(max(contradicting))
+    return min((way for way in ways if way is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -209,6 +243,13 @@ class Verdict:
     published: str = ""
     command: str = ""
     source: str = ""
+
+
+def with_ends(value: float, ends: Ends) -> str:
+    """Return a number with its 95 % interval."""
+    low, high = ends(LEVEL)
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"{short(value)} [{short(low)}, {short(high)}]" if known else f"{short(value)} no interval"
 
 
 def short(value: float) -> str:

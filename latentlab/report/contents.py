@@ -14,7 +14,9 @@ ANALYSIS, CLAIMS, PLAN, PICTURES = "analysis.json", "claims.json", "plan.yaml", 
 Records = list[dict[str, Any]]
 """Rows as they stand in a JSON file: any field may be missing."""
 
-_LISTS = ("correlations", "pairs", "prediction", "stability", "judges", "noise", "controls", "warnings")
+_LISTS = (
+    "primary", "correlations", "pairs", "prediction", "stability", "judges", "noise", "controls", "reactions", "warnings",
+)  # fmt: skip
 """Parts of an analysis that the report shows."""
 
 

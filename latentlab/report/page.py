@@ -36,6 +36,11 @@ _ANALYSES = (
         "noise",
         "target scale generator guidance n repeats between_sd within_sd tokenizer_seed_sd ceiling",
     ),
+    (
+        "Did measurements react as quality did?",
+        "reactions",
+        "predictor kind tokenizer of moved_sd measurement quality_change quality_error quality says",
+    ),
     ("What controls changed", "controls", "tokenizer control of generator guidance name base changed relative"),
 )
 """Heading, kind of records, and columns of the tables below the correlations."""
@@ -142,7 +147,7 @@ def _rendered(contents: Contents, **parts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cards, unknown = cards_of(measurements_in(contents.table.names("measurement")))
+    cards, unknown = cards_of(measurements_in(contents.table.names("measurement")), contents.records("reactions"))
     verdicts = None if contents.claims is None else verdicts_of(contents.claims)
     scripts = (*_bokeh_scripts(), script("embed.js"))
     return environment.get_template("page.html").render(

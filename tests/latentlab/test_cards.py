@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from latentlab.cli.main import app
 from latentlab.registry import BUILTIN, card_of, find_measurement, keyword_parameters
 
 ROOT = Path(__file__).parents[2]
+MAKE = runpy.run_path(str(ROOT / "docs" / "make_cards.py"))
 
 
 @pytest.mark.parametrize("name", BUILTIN)
@@ -47,8 +49,25 @@ def test_docstring_documents_every_option(name: str) -> None:
 
 
 def test_page_is_made_from_the_cards() -> None:
-    expected = all_cards({name: card_of(name) for name in BUILTIN})
-    assert (ROOT / "docs" / "metrics.md").read_text() == expected, "run `make cards`"
+    assert (ROOT / "docs" / "metrics.md").read_text() == MAKE["page"](), "run `make cards`"
+
+
+def test_every_card_ends_with_what_the_reference_study_says_of_it(tmp_path: Path) -> None:
+    """Once its analysis is there and tells of reactions; until then cards are as they are in the code."""
+    plain = all_cards({name: card_of(name) for name in BUILTIN})
+    assert MAKE["page"](tmp_path) == plain
+    analysis = tmp_path / "studies" / "diffusability" / "analysis.json"
+    analysis.parent.mkdir(parents=True)
+    analysis.write_text(json.dumps({"correlations": []}))
+    assert MAKE["page"](tmp_path) == plain
+    seen = {"predictor": "m_viv", "kind": "control", "tokenizer": "ae-cells", "measurement": "same", "says": "blind"}
+    analysis.write_text(json.dumps({"reactions": [seen, {**seen, "tokenizer": "kl", "says": "agrees"}]}))
+    page = MAKE["page"](tmp_path)
+    start = "In the reference study (studies/diffusability): "
+    told = f"{start}blind to ae-cells; moves alone under none; opposite in none; agrees in 1 of 2."
+    assert f"{card_markdown('viv')}\n{told}\n\n## " in page
+    assert f"{card_markdown('lnc')}\n{start}not compared with quality.\n\n## " in page
+    assert page.count(start) == len(BUILTIN) and page.rstrip().splitlines()[-1].startswith(start)
 
 
 def test_links_of_the_page_lead_somewhere() -> None:

@@ -1,7 +1,8 @@
 """The analysis of a study: what goes with quality, how surely, and what to beware of; ``analysis.json``.
 
-    table, plan --> points (one per tokenizer and setting) --> correlations, pairs, prediction, mixed
-                                                          \\--> stability, judges, noise, controls, flags
+    table, plan --> points (one per tokenizer and setting) --> primary, correlations, pairs, prediction, mixed
+                                                          \\--> stability, judges, noise, flags
+    table, plan --> controls, reactions
 
 All parts are lists of flat records; a part that could not be computed is absent from its list and named in ``warnings``.
 """
@@ -21,11 +22,14 @@ from latentlab.study.analysis.noise import judge_records, noise_records, stabili
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import ALL_ROWS, Points, on_scale, points, settings
 from latentlab.study.analysis.primary import primary_records
+from latentlab.study.analysis.reactions import reaction_records
 from latentlab.study.analysis.regressions import pair_records, prediction_records
 from latentlab.study.table import TABLE_KEY, StudyTable
 
 FILE = "analysis.json"
-PARTS = ("primary", "correlations", "pairs", "prediction", "stability", "judges", "noise", "mixed", "controls", "flags")
+PARTS = (
+    "primary", "correlations", "pairs", "prediction", "stability", "judges", "noise", "mixed", "controls", "reactions", "flags",
+)  # fmt: skip
 
 
 class _Refusals:
@@ -48,8 +52,8 @@ class _Refusals:
 def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
     """Return the analysis of a study as plain values for JSON.
 
-    Controls are left out of everything but ``controls``; held-out tokenizers of every fit and correlation, but not of those
-    within groups, of stability and of noise. Those that learned from a judge are left out where it judges. Repeats (seeds) are
+    Controls are left out of everything but ``controls`` and ``reactions``; held-out tokenizers of every fit and correlation, but not of the
+    primary question, correlations within groups, stability, noise and reactions. Those that learned from a judge are left out where it judges. Repeats (seeds) are
     averaged.
 
     Raises:
@@ -72,6 +76,7 @@ def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
         found["mixed"] += mixed_records(here, cell, refuse) if plan.mixed else []
     found["primary"] += primary_records(table, plan, cells, warnings)
     found["stability"] += stability_records(plan, cells, refuse)
+    found["reactions"] += reaction_records(table, plan, warnings)
     found["controls"] += control_records(plain, cells, warnings)
     flags = find_flags(table, plan, cells)
     found["flags"] = [one.record() for one in flags]

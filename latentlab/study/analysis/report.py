@@ -4,12 +4,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
 from latentlab.files import write_text
+from latentlab.study.analysis.reaction_words import agrees, by_predictor, in_words
 from latentlab.study.analysis.regressions import HELD_OUT, LEAVE_ONE, leave_group, of_most_points
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 CSV_FILE = "correlations.csv"
 
@@ -28,13 +32,15 @@ def write_csv(analysis: Record, path: Path) -> None:
 
 
 def print_analysis(analysis: Record, file: TextIO | None = None) -> None:
-    """Print a table of correlations per target and setting, then predictions, noise and what to beware of."""
+    """Print the primary question, a table of correlations per target and setting, then predictions, noise, reactions and what to beware of."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     file = file or sys.stdout
     console = Console(file=file, width=None if file.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    if analysis["primary"]:
+        console.print(_primary(analysis["primary"]))
     for heading, records in _by_cell(analysis["correlations"]):
         table = Table(title=heading, title_justify="left")
         for number, column in enumerate(_head(analysis, records)):
@@ -44,8 +50,28 @@ def print_analysis(analysis: Record, file: TextIO | None = None) -> None:
         for row in _rows(analysis, records):
             table.add_row(*map(Text, row))
         console.print(table)
-    for line in [*_predictions(analysis), *_noise(analysis), legend(analysis), *analysis["warnings"]]:
+    found = [*_predictions(analysis), *_noise(analysis), *_reactions(analysis)]
+    for line in [*found, legend(analysis), *analysis["warnings"]]:
         console.print(Text(line), soft_wrap=True)
+
+
+def _primary(records: Sequence[Record]) -> "Table":
+    """Return a table with a row per predictor, the strongest first, and a column per set of covariates."""
+    from rich.table import Table
+
+    raw = sorted((one for one in records if not one["covariates"]), key=lambda one: -abs(one["value"]))
+    given = list(dict.fromkeys("+".join(one["covariates"]) for one in records if one["covariates"]))
+    settings = records[0]["settings"]
+    mean = f", mean over {settings} settings" if settings > 1 else ""
+    table = Table(title=f"Primary question: rho with {records[0]['target']}{mean}", title_justify="left")
+    for column in ("predictor", "n", "rho", "95 % interval", "p adjusted", *(f"given {name}" for name in given)):
+        table.add_column(column, justify="left" if column == "predictor" else "right", no_wrap=True)
+    for main in raw:
+        own = {"+".join(one["covariates"]): one for one in records if one["predictor"] == main["predictor"]}
+        level = [f"{_value(own.get(name))} {_interval(own[name])}" if name in own else "-" for name in given]
+        value = f"{main['value']:.3f}{' !' if main['agrees'] is False else ''}"
+        table.add_row(main["predictor"], str(main["n"]), value, _interval(main), _p(main["p_adjusted"]), *level)
+    return table
 
 
 def legend(analysis: Record) -> str:
@@ -149,4 +175,18 @@ def _noise(analysis: Record) -> Iterator[str]:
         yield (
             f"noise of {one['target']}{where}: within {one['within_sd']:.4g}, between {one['between_sd']:.4g}; "
             f"a perfect predictor would reach {one['ceiling']:.3f}"
+        )
+
+
+def _reactions(analysis: Record) -> Iterator[str]:
+    """Yield a line per measurement that does not always react as quality does, and one of those that do."""
+    found = by_predictor(analysis["reactions"])
+    agreeing = [name for name, records in found.items() if all(map(agrees, records))]
+    for name in found:
+        if name not in agreeing:
+            yield f"{name}: {in_words(found[name])}"
+    if found:
+        which = f": {', '.join(agreeing)}" if agreeing else ""
+        yield (
+            f"{len(agreeing)} of {len(found)} measurements agree with quality in every comparison with a base or baseline{which}"
         )

@@ -1,5 +1,7 @@
 """C1, C6, C9, C15, C17 and C18 from made-up results: confirmed, refuted, too noisy, too few, missing; and the committed C9."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,7 @@ def paths(folder: Path, values: Sequence[float], discrete: bool = False) -> Path
 def test_short_where_ambiguous(values: list[float], verdict: str, tmp_path: Path) -> None:
     found = judged("C6", paths(tmp_path, values))
     assert found.verdict == verdict and found.n == len(values)
+    assert "add up to a constant" in found.why and "no value" not in found.why
 
 
 def test_short_where_ambiguous_missing(tmp_path: Path) -> None:
@@ -244,11 +247,39 @@ def test_short_where_ambiguous_missing(tmp_path: Path) -> None:
     assert judged("C6", paths(tmp_path, [-0.9] * 12, discrete=True)).why == found.why  # no Gaussians
 
 
+def test_paths_over_entries_of_a_codebook_are_named(tmp_path: Path) -> None:
+    paths(tmp_path, [-0.9] * 2, discrete=True)
+    (tmp_path / "trajectories/g0").rename(tmp_path / "trajectories/codes")
+    found = judged("C6", paths(tmp_path, [-0.9] * 12))
+    assert found.verdict == "confirmed" and found.n == 12
+    assert "; no value (entries of a codebook have none): codes" in found.why
+
+
 # --- C1 ---------------------------------------------------------------------------------------------------------------
 
 
-def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, place: str = "", **changed: Any) -> Path:
-    """Write what `latentlab collapse` writes: index and interval of either side; ``place`` lies below the study's folder."""
+def bottlenecks(
+    folder: Path,
+    continuous: Any,
+    discrete: Any,
+    images: int = 8,
+    place: str = "",
+    heldout: Any = (0.3, 0.2, 0.4),
+    free: float | None = 0.05,
+    **changed: Any,
+) -> Path:
+    """Write what `latentlab collapse` writes.
+
+    Args:
+        folder: of studies.
+        continuous: index of latents and the ends of its interval; None without them.
+        discrete: of ids, likewise.
+        images: number of them.
+        place: below the study's folder.
+        heldout: like ``discrete``, on held-out views; without ends no interval.
+        free: index of latents without normalisation; None where there are no such runs.
+        changed: entries of both summaries.
+    """
     summaries = []
     for path, found in (("continuous", continuous), ("discrete", discrete)):
         if found is not None:
@@ -256,11 +287,27 @@ def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, p
             summaries.append({
                 "path": path, "tokenizer": {"continuous": "kl", "discrete": "ibq"}[path], "setting": "6-D, circles", "dims": 6,
                 "sphere": "pairs", "images": images, "seeds": 2, "unit": "images" if images > 1 else "seeds",
-                "index": index, "index_heldout_views": {"value": 0.7, "interval": None}, **changed,
+                "index": index, "index_heldout_views": {"value": heldout[0], "interval": list(heldout[1:]) or None}, **changed,
             })  # fmt: skip
     content = {"command": "latentlab collapse", "perceptual": "st_lpips", "data": {"name": "fashion:test"}}
-    write(folder / "collapse" / place / "results.json", {**content, "summaries": summaries})
+    runs = [] if continuous is None else bottleneck_runs(continuous[0], images, free)
+    write(folder / "collapse" / place / "results.json", {**content, "summaries": summaries, "runs": runs})
     return folder
+
+
+def bottleneck_runs(index: float, images: int, free: float | None) -> list[dict[str, Any]]:
+    """Return two seeds of every image on circles and, where ``free`` is one, of that index without normalisation."""
+    return [
+        {
+            "path": "continuous", "tokenizer": "kl", "dims": 6, "sphere": sphere, "subject": image, "seed": seed,
+            "curves": {"fitted": {"to_reconstruction": [9.0, 2 * value + 0.01 * image + 0.1 * seed]}},
+            "references": {"other_view": 2.0},
+        }
+        for sphere, value in (("pairs", index), ("none", free))
+        for image in range(images)
+        for seed in (0, 1)
+        if value is not None
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -276,7 +323,67 @@ def bottlenecks(folder: Path, continuous: Any, discrete: Any, images: int = 8, p
 )
 def test_collapse(continuous: Any, discrete: Any, images: int, verdict: str, tmp_path: Path) -> None:
     found = judged("C1", bottlenecks(tmp_path, continuous, discrete, images))
-    assert found.verdict == verdict and "fresh views" in found.why
+    assert found.verdict == verdict and "on held-out views: 0.3 [0.2, 0.4] (n=" in found.why
+
+
+COLLAPSE, NONE = (0.9, 0.8, 1.0), (0.1, 0.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("heldout", "free", "verdict"),
+    [
+        ((0.3, 0.2, 0.4), 0.05, "confirmed"),
+        ((0.8, 0.7, 0.9), 0.05, "refuted"),  # ids that were only memorised
+        ((0.5, 0.4, 0.6), 0.05, "undecided"),
+        ((0.3,), 0.05, "undecided"),
+        ((0.3, 0.2, 0.4), 0.95, "refuted"),  # without circles it is worse
+        ((0.3, 0.2, 0.4), None, "undecided"),
+    ],
+)
+def test_collapse_is_of_held_out_views_and_by_the_circles(
+    heldout: tuple[float, ...], free: float | None, verdict: str, tmp_path: Path
+) -> None:
+    found = judged("C1", bottlenecks(tmp_path, COLLAPSE, NONE, heldout=heldout, free=free))
+    assert found.verdict == verdict, found.why
+    told = "missing: an interval of the collapse index of the ids of ibq on held-out views"
+    assert (told in found.why) == (len(heldout) == 1)
+    told = "missing: runs of kl on circles and without normalisation, on the same images"
+    assert (told in found.why) == (free is None)
+
+
+def test_what_circles_cost_is_the_mean_over_images_of_photographs(tmp_path: Path) -> None:
+    """Typed from studies/collapse/README.md: by photograph the circles add 0.07 [-0.004, 0.14]."""
+    circles, free = (
+        json.loads((STUDIES / "collapse" / p / "results.json").read_text()) for p in ("taef2", "taef2_none")
+    )
+    ids = {**circles["summaries"][0], "path": "discrete", "tokenizer": "ids"}
+    runs = [*circles["runs"], *free["runs"]]
+    write(tmp_path / "collapse/results.json", {**circles, "summaries": [*circles["summaries"], ids], "runs": runs})
+    told = re.search(
+        r"on circles less that without normalisation, by image: (\S+) \[(\S+), (\S+)\]", judged("C1", tmp_path).why
+    )
+    assert told is not None
+    assert [float(one) for one in told.groups()] == pytest.approx([0.07, -0.004, 0.14], abs=0.005)
+
+
+def test_committed_collapse() -> None:
+    """Typed from studies/collapse/README.md: 0.023 [0.013, 0.034]; ids on other views 0.48 [0.35, 0.64]."""
+    found = judged("C1", STUDIES)
+    assert found.verdict == "refuted" and found.n == 8 and found.value == pytest.approx(0.023, abs=5e-4)
+    assert "collapse index of the ids of ibq on held-out views: 0.479 [0.346, 0.635]" in found.why
+    assert "missing" not in found.why
+
+
+def test_none_of_several_tokenizers_is_picked(tmp_path: Path) -> None:
+    bottlenecks(tmp_path, COLLAPSE, NONE)
+    file = tmp_path / "collapse/results.json"
+    content = json.loads(file.read_text())
+    write(file, {**content, "summaries": [*content["summaries"], {**content["summaries"][0], "tokenizer": "ae"}]})
+    found = judged("C1", tmp_path)
+    assert (
+        found.verdict == "undecided"
+        and "has no one continuous tokenizer to judge among kl, ae at 6 numbers" in found.why
+    )
 
 
 def test_collapse_of_other_images_is_told_and_decides_nothing(tmp_path: Path) -> None:

@@ -84,6 +84,33 @@ def test_explained_is_of_fits_without_each() -> None:
         assert cells.explained(both[:k], TARGET, both) == pytest.approx(np.mean(found))
 
 
+def test_partial_correlations_given_several_are_those_of_residuals_of_ranks() -> None:
+    cells = StudyCells.of(example_study(14), "")
+    found = cells.partial_correlation("m_lnc", TARGET, "m_srss", "decoder_sensitivity")
+    for i, frame in enumerate(cells.cells.values()):
+        ranks = stats.rankdata(frame[["m_lnc", TARGET, "m_srss", "decoder_sensitivity"]].to_numpy(), axis=0)
+        design = np.column_stack([np.ones(14), ranks[:, 2:]])
+        left = ranks[:, :2] - design @ np.linalg.lstsq(design, ranks[:, :2], rcond=None)[0]
+        assert found.table[i, 0] == pytest.approx(stats.pearsonr(*left.T).statistic)
+
+
+def test_complete_leaves_out_who_lacks_a_column_and_says_so() -> None:
+    """One seed of a tokenizer is enough; columns that are not asked for do not matter."""
+    table = example_study(9)
+    number = table.rows["tokenizer"].str[-2:].astype(int)
+    rows = table.rows.copy()
+    rows.loc[number.isin([1, 4]), ["m_lnc", "m_srss"]] = np.nan
+    rows.loc[(number == 2) | (number == 3) & (rows["generator_seed"] == 0), "m_lnc"] = np.nan
+    rows.loc[number == 5, "m_cds"] = np.nan
+    whole = StudyCells.of(StudyTable(rows, table.columns), "").complete(["m_viv", "m_lnc", "m_srss"])
+    assert whole.tokenizers == [f"tokenizer-{i:02d}" for i in (0, 3, 5, 6, 7, 8)]
+    assert whole.left_out == (
+        "not counted, as they lack m_lnc, m_srss: tokenizer-01, tokenizer-04",
+        "not counted, as they lack m_lnc: tokenizer-02",
+    )
+    assert {len(frame) for frame in whole.cells.values()} == {6}
+
+
 def test_place_counts_what_a_cell_has() -> None:
     """Second of three; where one of them is not there, second of two."""
     own = Statistic(np.array([[0.5], [0.5], [np.nan]]), 9)

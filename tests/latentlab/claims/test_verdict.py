@@ -12,14 +12,16 @@ from latentlab.claims.verdict import Effect, Judgement, Side
 from latentlab.errors import UserError
 
 
-def effect(value: float, half: float, *, n: int = 10, side: Side = "above", least: int = 3) -> Effect:
+def effect(
+    value: float, half: float, *, n: int = 10, side: Side = "above", least: int = 3, refuted_at: float | None = None
+) -> Effect:
     """An effect against 0 whose interval of level 0.95 is value +- half, wider by normal quantiles at higher levels."""
 
     def ends(level: float) -> tuple[float, float]:
         wide = half * float(stats.norm.ppf((1 + level) / 2) / stats.norm.ppf(0.975)) if half else 0.0
         return value - wide, value + wide
 
-    return Effect("difference", value, ends, n, "seeds", least, 0.0, side, "any")
+    return Effect("difference", value, ends, n, "seeds", least, 0.0, side, "any", refuted_at)
 
 
 def word(*conditions: tuple[Effect, ...], missing: tuple[str, ...] = ()) -> str:
@@ -61,6 +63,34 @@ def test_one_of_many_shares_the_error() -> None:
     assert word(*[(speaking,)] * 4) == "confirmed"  # where all must hold, each at its own level
 
 
+def differs(value: float, half: float) -> tuple[Effect, Effect]:
+    """A condition that something differs from 0, refuted within -3..3."""
+    return effect(value, half, side="below", refuted_at=-3), effect(value, half, refuted_at=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "expected"),
+    [
+        (4, 3, "confirmed"),
+        (-4, 3, "confirmed"),
+        (0, 2, "refuted"),
+        (0, 4, "undecided"),
+        (1, 2.5, "undecided"),  # from -1.5 to 3.5
+        (4, 3.9, "undecided"),  # of two alternatives each needs 97.5 %
+        (2, 0.5, "confirmed"),  # small, and certainly there
+    ],
+)
+def test_what_may_lie_on_either_side_is_refuted_by_a_small_value(value: float, half: float, expected: str) -> None:
+    assert word(differs(value, half)) == expected
+    assert word((effect(value, half), effect(value, half, side="below"))) != "refuted"
+
+
+def test_sentences_of_one_number_say_it_once() -> None:
+    why = Judgement([differs(0, 2)], "", "", "").why()
+    told = "difference: 0 [-2, 2] (n=10, seeds) against below 0, refuted above -3 (any) or against above 0, refuted below 3 (any)"
+    assert why == told
+
+
 def test_missing_parts_allow_refuting_but_not_confirming() -> None:
     assert word((FOR,), missing=("half",)) == "undecided"
     assert word((AGAINST,), missing=("half",)) == "refuted"
@@ -73,11 +103,13 @@ def test_headline_is_the_weakest_condition_by_its_best_alternative() -> None:
 
 def test_how_many_would_decide() -> None:
     """Half the interval shrinks as 1 / sqrt(n): 0.5 +- 1 at n = 10 needs 40."""
-    assert effect(0.5, 1).needed() == 40 and effect(-0.5, 1).needed() == 40
-    assert effect(2, 1, n=2, least=12).needed() == 12
-    assert effect(0, 1).needed() is None and effect(0.01, 1).needed() is None
+    assert effect(0.5, 1).needed_for() == 40 and effect(-0.5, 1).needed_against() == 40
+    assert effect(0.5, 1).needed_against() is None and effect(-0.5, 1).needed_for() is None
+    assert effect(2, 1, n=2, least=12).needed_for() == 12
+    assert effect(0, 1).needed_for() is None and effect(0.01, 1).needed_for() is None
+    assert effect(0.5, 1, refuted_at=1).needed_against() == 40 and effect(0.5, 1, refuted_at=1).needed_for() == 40
     one_seed = Effect("r", 1.3, mean_ends([1.3]), 1, "seeds", 3, 1.0, "above", "any")
-    assert one_seed.needed() == 3 and one_seed.interval is None
+    assert one_seed.needed_for() == one_seed.needed_against() == 3 and one_seed.interval is None
     why = Judgement([(one_seed,)], "", "", "").why()
     assert "at least 3 seeds (there are 1)" in why and "no interval" in why
     assert "more than 1,000 seeds" in Judgement([(effect(0, 1),)], "", "", "").why()
@@ -91,6 +123,10 @@ def test_how_many_would_decide() -> None:
     )  # at 95 %, but one of two conditions that could refute needs 97.5 %: n (2.2414 / 1.96 / 1.05)^2 = 12
     both = Judgement([(clear,), (FOR,)], "", "", "")
     assert both.word == "undecided" and "to decide: about 12 seeds (there are 10)" in both.why()
+    either = Judgement(
+        [differs(-1, 4)], "", "", ""
+    )  # against: 10 (4 / 2)^2 below -3 and 10 (4 / 4)^2 above 3, both needed
+    assert either.word == "undecided" and "to decide: about 40 seeds" in either.why()
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

@@ -153,6 +153,27 @@ def test_strange_records_are_shown_as_they_are(folder, tmp_path):
     assert build_report(part).problems == ()
 
 
+def test_cards_tell_how_measurements_reacted(folder, page, tmp_path):
+    """Where the analysis knows; labels stay text."""
+    assert "In this study" not in _Elements(page).text
+    part = shutil.copytree(folder, tmp_path / "part")
+    seen = {"predictor": "m_viv", "tokenizer": HOSTILE, "says": "blind"}
+    (part / "analysis.json").write_text(json.dumps({"reactions": [seen, {}, {"predictor": [1], "says": 2}]}))
+    elements = _Elements(build_report(part).html)
+    text = " ".join(elements.text.split())
+    told = f"In this study : blind to {HOSTILE}; moves alone under none; opposite in none; agrees in 0 of 1."
+    assert told in text and text.count("In this study : not compared with quality.") == 3
+    assert not any("onerror" in attributes for _, attributes in elements.found)
+
+
+def test_the_primary_question_is_shown(folder, tmp_path):
+    part = shutil.copytree(folder, tmp_path / "part")
+    record = {"target": "gfd", "predictor": "m_viv", "settings": 6, "n": 24, "value": 0.8765}
+    (part / "analysis.json").write_text(json.dumps({"primary": [record]}))
+    text = _Elements(build_report(part).html).text
+    assert "The primary question" in text and "0.8765" in text
+
+
 def test_table_alone_is_enough(tmp_path):
     file = write_report(study_folder(tmp_path), tmp_path / "elsewhere" / "page.html")
     assert file.stat().st_size > 1_000_000 and file.parent.name == "elsewhere"
