@@ -52,9 +52,9 @@ class _Refusals:
 def analyse(table: StudyTable, plan: AnalysisPlan) -> dict[str, Any]:
     """Return the analysis of a study as plain values for JSON.
 
-    Controls are left out of everything but ``controls`` and ``reactions``; held-out tokenizers of every fit and correlation, but not of the
-    primary question, correlations within groups, stability, noise and reactions. Those that learned from a judge are left out where it judges. Repeats (seeds) are
-    averaged.
+    Controls are left out of everything but ``controls`` and ``reactions``; held-out tokenizers of every fit and correlation, but
+    not of the primary question, correlations within groups, stability, noise and reactions. Those that learned from a judge are
+    left out where it judges. Repeats (seeds) are averaged.
 
     Raises:
         UserError: a column is missing or holds no numbers, or no setting has 5 tokenizers to correlate.

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 CSV_FILE = "correlations.csv"
 
-_PLAIN_WIDTH = 180
+_PLAIN_WIDTH = 220
 _SYMBOLS = {"pearson": "r", "spearman": "rho", "kendall": "tau"}
 
 Record = Mapping[str, Any]
@@ -32,7 +33,7 @@ def write_csv(analysis: Record, path: Path) -> None:
 
 
 def print_analysis(analysis: Record, file: TextIO | None = None) -> None:
-    """Print the primary question, a table of correlations per target and setting, then predictions, noise, reactions and what to beware of."""
+    """Print the primary question, correlations by target and setting, predictions, noise, reactions, and what to beware of."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -42,7 +43,7 @@ def print_analysis(analysis: Record, file: TextIO | None = None) -> None:
     if analysis["primary"]:
         console.print(_primary(analysis["primary"]))
     for heading, records in _by_cell(analysis["correlations"]):
-        table = Table(title=heading, title_justify="left")
+        table = Table(title=heading, title_justify="left", caption=_letters_told(records), caption_justify="left")
         for number, column in enumerate(_head(analysis, records)):
             table.add_column(
                 column, justify="right" if number > 1 else "left", no_wrap=column != "remarks", overflow="fold"
@@ -60,15 +61,17 @@ def _primary(records: Sequence[Record]) -> "Table":
     from rich.table import Table
 
     raw = sorted((one for one in records if not one["covariates"]), key=lambda one: -abs(one["value"]))
-    given = list(dict.fromkeys("+".join(one["covariates"]) for one in records if one["covariates"]))
+    given, letters = _covariates(records), _letters(records)
     settings = records[0]["settings"]
     mean = f", mean over {settings} settings" if settings > 1 else ""
-    table = Table(title=f"Primary question: rho with {records[0]['target']}{mean}", title_justify="left")
-    for column in ("predictor", "n", "rho", "95 % interval", "p adjusted", *(f"given {name}" for name in given)):
+    title = f"Primary question: rho with {records[0]['target']}{mean}"
+    table = Table(title=title, title_justify="left", caption=_letters_told(records), caption_justify="left")
+    headings = (f"given {_lettered(names, letters)}" for names in given)
+    for column in ("predictor", "n", "rho", "95 % interval", "p adjusted", *headings):
         table.add_column(column, justify="left" if column == "predictor" else "right", no_wrap=True)
     for main in raw:
-        own = {"+".join(one["covariates"]): one for one in records if one["predictor"] == main["predictor"]}
-        level = [f"{_value(own.get(name))} {_interval(own[name])}" if name in own else "-" for name in given]
+        own = {tuple(one["covariates"]): one for one in records if one["predictor"] == main["predictor"]}
+        level = [_value(own.get(names)) for names in given]
         value = f"{main['value']:.3f}{' !' if main['agrees'] is False else ''}"
         table.add_row(main["predictor"], str(main["n"]), value, _interval(main), _p(main["p_adjusted"]), *level)
     return table
@@ -78,9 +81,9 @@ def legend(analysis: Record) -> str:
     """Return what the columns of the tables are."""
     plan = analysis["plan"]
     return (
-        f"Intervals: 95 %, BCa bootstrap over tokenizers. p: {plan['permutations']:,} permutations (all of up to 8 points); "
-        f"adjusted for the number of predictors ({plan['multiplicity']}). good: which way a predictor is good; ! where the sign "
-        "of the correlation contradicts it."
+        "Intervals: 95 %, bootstrap over tokenizers (BCa; percentiles of the primary question). "
+        f"p: {plan['permutations']:,} permutations (all of up to 8 points); adjusted for the number of predictors "
+        f"({plan['multiplicity']}). good: which way a predictor is good; ! where the sign of the correlation contradicts it."
     )
 
 
@@ -94,7 +97,8 @@ def _by_cell(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 def _head(analysis: Record, records: Sequence[Record]) -> list[str]:
     first, *others = analysis["plan"]["methods"]
-    given = [f"{_SYMBOLS[first]} given {names}" for names in _covariates(records)] if first != "kendall" else []
+    covariates, letters = _covariates(records) if first != "kendall" else [], _letters(records)
+    given = [f"{_SYMBOLS[first]} given {_lettered(names, letters)}" for names in covariates]
     within = [f"{_SYMBOLS[first]} within {group}" for group in _groups(records)] if first != "kendall" else []
     return ["predictor", "good", "n", first, "95 % interval", "p", "p adjusted", *others, *given, *within, "remarks"]
 
@@ -102,14 +106,14 @@ def _head(analysis: Record, records: Sequence[Record]) -> list[str]:
 def _rows(analysis: Record, records: Sequence[Record]) -> Iterator[list[str]]:
     """Yield a line per predictor, the strongest first."""
     first, *others = analysis["plan"]["methods"]
-    table = {(r["predictor"], r["method"], "+".join(r["covariates"]), r["within"]): r for r in records}
+    table = {(r["predictor"], r["method"], tuple(r["covariates"]), r["within"]): r for r in records}
     raw = [r for r in records if r["method"] == first and not r["covariates"] and not r["within"]]
     for main in sorted(raw, key=lambda r: -abs(r["value"])):
         name = main["predictor"]
-        keys = [(name, method, "", "") for method in others]
+        keys: list[tuple[str, str, tuple[str, ...], str]] = [(name, method, (), "") for method in others]
         if first != "kendall":
             keys += [(name, first, names, "") for names in _covariates(records)]
-            keys += [(name, first, "", group) for group in _groups(records)]
+            keys += [(name, first, (), group) for group in _groups(records)]
         yield [
             name, main["predictor_better"].replace("none", "-"), str(main["n"]),
             f"{main['value']:.3f}{' !' if main['agrees'] is False else ''}", _interval(main), _p(main["p"]),
@@ -117,8 +121,24 @@ def _rows(analysis: Record, records: Sequence[Record]) -> Iterator[list[str]]:
         ]  # fmt: skip
 
 
-def _covariates(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys("+".join(r["covariates"]) for r in records if r["covariates"]))
+def _covariates(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Return the sets of covariates."""
+    return list(dict.fromkeys(tuple(one["covariates"]) for one in records if one["covariates"]))
+
+
+def _letters(records: Sequence[Record]) -> dict[str, str]:
+    """Return covariate -> letter where there are several: their names would leave no room; empty for a single one."""
+    names = list(dict.fromkeys(name for one in records for name in one["covariates"]))
+    return dict(zip(names, ascii_lowercase, strict=False)) if 1 < len(names) <= len(ascii_lowercase) else {}
+
+
+def _lettered(names: Sequence[str], letters: Mapping[str, str]) -> str:
+    return "+".join(letters.get(name, name) for name in names)
+
+
+def _letters_told(records: Sequence[Record]) -> str | None:
+    """Return what the letters in the headings mean, if there are any."""
+    return ", ".join(f"{letter}: {name}" for name, letter in _letters(records).items()) or None
 
 
 def _groups(records: Sequence[Record]) -> list[str]:
