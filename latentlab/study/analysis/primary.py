@@ -8,24 +8,20 @@ Held-out tokenizers are among them, as a correlation fits nothing. Everything el
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analyses.correlation import FEWEST, is_constant, of_counts, permuted
-from analyses.intervals import percentile_interval
 from analyses.multiplicity import adjusted
 from analyses.partial_correlation import partial_of_counts
-from analyses.resampling import drawn_counts, listed, p_value
-from latentlab.measurement import Interval
+from analyses.resampling import bootstrap_interval, estimate, listed, p_value
 from latentlab.study.analysis.correlations import Record, covariate_sets, direction, signed
 from latentlab.study.analysis.flags import fairly_judged
 from latentlab.study.analysis.plan import AnalysisPlan
 from latentlab.study.analysis.points import Points
 from latentlab.study.table import StudyTable
-
-_FEWEST_VALID = 0.9
-"""Share of resamplings that must have a value, for an interval."""
 
 
 def primary_records(
@@ -63,7 +59,7 @@ def _of_predictor(
             warnings.append(f"primary question: no correlation of {what} over {len(names)} tokenizers")
             continue
         common = {"target": target, "predictor": predictor, **direction(table, target, predictor)}
-        value = _partial(columns, plan.seed) if covariates else _raw(columns, names, plan.seed)
+        value = _given(columns, plan.seed) if covariates else _raw(columns, names, plan.seed)
         sizes = {"settings": len(columns), "n": len(names), "method": "spearman", "covariates": covariates}
         yield signed({**common, **sizes, **value})
 
@@ -85,27 +81,28 @@ def _complete(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> tuple[lis
 def _raw(columns: Sequence[np.ndarray], names: Sequence[str], seed: int) -> Record:
     """Return the mean rank correlation, its interval and p-value, and the tokenizer that moves it most when left out."""
     n = len(names)
-    value, replicates = _mean(columns, np.ones((1, n)))[0], _mean(columns, drawn_counts(n, seed))
-    without = _mean(columns, 1 - np.eye(n))
+    statistic = partial(_mean, columns)
+    value, without = estimate(statistic, n), statistic(1 - np.eye(n))
     most = int(np.nanargmax(np.abs(without - value)))
-    low, high = _ends(replicates) or (None, None)
+    low, high = bootstrap_interval(statistic, n, seed) or (None, None)
     p = p_value(value, np.mean([permuted(one, "spearman", seed) for one in columns], axis=0), exact=listed(n))
     return {
-        "value": float(value), "low": low, "high": high, "p": p, "most_moved_by": names[most],
-        "without_it": float(without[most]),
+        "value": value, "low": low, "high": high, "p": p, "most_moved_by": names[most], "without_it": float(without[most]),
     }  # fmt: skip
 
 
-def _partial(columns: Sequence[np.ndarray], seed: int) -> Record:
+def _given(columns: Sequence[np.ndarray], seed: int) -> Record:
     """Return the mean partial rank correlation, and by how much it differs from the raw one of the same tokenizers."""
     n = len(columns[0])
-    counts = np.vstack([np.ones((1, n)), drawn_counts(n, seed)])
-    partial, raw = _mean(columns, counts), _mean([one[:, :2] for one in columns], counts)
-    change = partial - raw
-    low, high = _ends(partial[1:]) or (None, None)
-    change_low, change_high = _ends(change[1:]) or (None, None)
+    statistic, raw = partial(_mean, columns), partial(_mean, [one[:, :2] for one in columns])
+    low, high = bootstrap_interval(statistic, n, seed) or (None, None)
+    change_low, change_high = bootstrap_interval(lambda counts: statistic(counts) - raw(counts), n, seed) or (
+        None,
+        None,
+    )
+    value = estimate(statistic, n)
     return {
-        "value": float(partial[0]), "low": low, "high": high, "change": float(change[0]), "change_low": change_low,
+        "value": value, "low": low, "high": high, "change": value - estimate(raw, n), "change_low": change_low,
         "change_high": change_high,
     }  # fmt: skip
 
@@ -115,9 +112,3 @@ def _mean(columns: Sequence[np.ndarray], counts: np.ndarray) -> np.ndarray:
     function = of_counts if columns[0].shape[1] == 2 else partial_of_counts
     means: np.ndarray = np.mean([function(one, "spearman")(counts) for one in columns], axis=0)
     return means
-
-
-def _ends(replicates: np.ndarray) -> Interval | None:
-    """Return the 95 % percentile interval; None where more than a tenth of the resamplings have no value."""
-    valid = replicates[np.isfinite(replicates)]
-    return percentile_interval(valid) if len(valid) >= _FEWEST_VALID * len(replicates) else None

@@ -81,7 +81,7 @@ def legend(analysis: Record) -> str:
     """Return what the columns of the tables are."""
     plan = analysis["plan"]
     return (
-        "Intervals: 95 %, bootstrap over tokenizers (BCa; percentiles of the primary question). "
+        "Intervals: 95 %, BCa bootstrap over tokenizers. "
         f"p: {plan['permutations']:,} permutations (all of up to 8 points); adjusted for the number of predictors "
         f"({plan['multiplicity']}). good: which way a predictor is good; ! where the sign of the correlation contradicts it."
     )

@@ -1,83 +1,18 @@
 """C2 to C8 and C16 from made-up studies: confirmed, refuted, too noisy, too few, missing."""
 
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from latentlab.errors import UserError
-from latentlab.study.table import Column, StudyTable
+from latentlab.study.table import Column
 
 from ..study.example_study import example_study
 from .made_up_results import judged
-
-MORE = (
-    Column("m_linear_probe", "measurement", "Accuracy.", "", "higher"),
-    Column("m_gmm", "measurement", "Modes.", "", "lower"),
-    Column("m_equivariance", "measurement", "Error.", "", "lower"),
-    Column("m_uniformity", "measurement", "Unevenness.", "", "lower"),
-    Column("m_ifid", "measurement", "Distance of interpolations.", "", "lower"),
-    Column("step_variance_correlation", "trajectory", "Of step length and variance."),
-)
-TARGET = "gfd_fashion_classifier"
-Change = Callable[[pd.DataFrame], pd.DataFrame | None]
-
-
-def study(
-    folder: Path,
-    change: Change | None = None,
-    tokenizers: int = 24,
-    noise: float = 0.3,
-    more: tuple[Column, ...] = (),
-) -> Path:
-    """Write the example study with more columns: all follow the hidden ease, uniformity and iFID loosely, equivariance not."""
-    table = example_study(tokenizers, noise=noise)
-    rows = table.rows.copy()
-    names = rows["tokenizer"].unique()
-    ease = 2 - rows.groupby("tokenizer", sort=False)["m_viv"].first().to_numpy()
-    ours = np.random.default_rng(11).normal(size=(len(names), 4))
-    per_tokenizer = {
-        "m_linear_probe": rows.groupby("tokenizer", sort=False)["m_lnc"].first().to_numpy() + 0.002 * ours[:, 0],
-        "m_gmm": np.round(30 - 20 * ease + ours[:, 1]),
-        "m_equivariance": _unrelated(ease, ours[:, 2]),
-        "m_uniformity": ease + 0.2 * ours[:, 2],
-        "m_ifid": ease + 0.2 * ours[:, 3],
-        "step_variance_correlation": -0.9 + 0.02 * ours[:, 0],
-        "m_srss": ease + 0.15 * ours[:, 1],
-        "m_cds": ease + 0.05 * ours[:, 3],
-    }
-    for name, values in per_tokenizer.items():
-        rows[name] = rows["tokenizer"].map(dict(zip(names, values, strict=True)))
-    changed = None if change is None else change(rows)
-    rows = rows if changed is None else changed
-    StudyTable(rows, (*table.columns, *MORE, *more)).write(folder / "diffusability")
-    return folder
-
-
-def _unrelated(ease: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Return ``noise`` without what it shares with ``ease``."""
-    centred = ease - ease.mean()
-    found: np.ndarray = noise - centred * (centred @ noise) / (centred @ centred)
-    return found
-
-
-def setting(**columns: Callable[[pd.DataFrame], Any]) -> Change:
-    def change(rows: pd.DataFrame) -> None:
-        for name, of in columns.items():
-            rows[name] = of(rows)
-
-    return change
-
-
-def per_tokenizer(rows: pd.DataFrame, scale: float = 1.0, seed: int = 5) -> pd.Series:
-    """Return random numbers, one per tokenizer."""
-    names = rows["tokenizer"].unique()
-    values = np.random.default_rng(seed).normal(size=len(names)) * scale
-    return rows["tokenizer"].map(dict(zip(names, values, strict=True)))
+from .made_up_study import TARGET, Change, drawn_study, odd, per_tokenizer, setting, study
 
 
 def two_parts(rows: pd.DataFrame) -> pd.Series:
@@ -344,47 +279,6 @@ def test_damaged(tmp_path: Path) -> None:
 
 # --- true claims are not refuted by the least of many ------------------------------------------------------------------
 
-NAMES = ("viv", "lnc", "linear_probe", "lds", "cds", "srss", "sec")
-
-
-def drawn_study(
-    folder: Path, seed: int, strengths: Mapping[str, float], cells: int = 1, noise: float = 0.0, tokenizers: int = 24
-) -> Path:
-    """Write a study of tokenizers drawn at random: Gaussian measurements of these correlations with a hidden quality.
-
-    gFD is the quality plus ``noise`` standard deviations, other ones in each cell.
-    """
-    rng = np.random.default_rng(seed)
-    quality = rng.normal(size=tokenizers)
-    made = {f"m_{name}": r * quality + np.sqrt(1 - r**2) * rng.normal(size=tokenizers) for name, r in strengths.items()}
-    same = {"tokenizer_seed": 0, "cluster": "any", "family": "any", "control": "", "control_of": "", "held_out": False}
-    rows = [
-        pd.DataFrame({
-            "tokenizer": [f"t{i}" for i in range(tokenizers)], **same, "generator": "sit", "generator_seed": 0,
-            "guidance": 1.0 + cell, **made, TARGET: quality + noise * rng.normal(size=tokenizers),
-        })
-        for cell in range(cells)
-    ]  # fmt: skip
-    columns = (*(Column(name, "measurement", "Made up.") for name in made), Column(TARGET, "quality", "Made up."))
-    StudyTable(pd.concat(rows, ignore_index=True), columns).write(folder / "diffusability")
-    return folder
-
-
-def test_equivariance_that_is_least_is_not_refuted(tmp_path: Path) -> None:
-    """C7, true by 0.05 to 0.1: the least of 9 estimates less that of equivariance has an interval below 0 in 2 of 12 draws."""
-    strengths = {**dict.fromkeys(NAMES, 0.5), "ifid": 0.45, "uniformity": 0.45, "equivariance": 0.4}
-    found = [judged("C7", drawn_study(tmp_path, seed, strengths)) for seed in range(12)]
-    assert [one.verdict for one in found] == ["undecided"] * 12
-    assert all(one.why.count(" less that of equivariance: ") == 9 for one in found)
-
-
-def test_a_predictor_of_every_cell_is_not_refuted(tmp_path: Path) -> None:
-    """C2, r = 0.55 in each of 6 cells: the least of six estimates has an interval below 0.5 in 4 of 8 draws."""
-    strengths = {"viv": 0.9, "lnc": 0.3, "lds": 0.3, "cds": 0.3}
-    found = [judged("C2", drawn_study(tmp_path, seed, strengths, cells=6, noise=1.2)) for seed in range(8)]
-    assert [one.verdict for one in found] == ["undecided"] * 8
-    assert all(one.why.count("r of VIV with gFD, sit at guidance ") == 6 for one in found)
-
 
 def test_two_that_add_to_each_other_are_not_refuted(tmp_path: Path) -> None:
     """C4, true: both follow the quality, each with errors of its own; a gain in left-out R^2 was refuted in 2 of 12 draws."""
@@ -394,12 +288,6 @@ def test_two_that_add_to_each_other_are_not_refuted(tmp_path: Path) -> None:
 
 
 # --- columns that hardly vary -----------------------------------------------------------------------------------------
-
-
-def odd(name: str, tokenizers: int) -> Change:
-    """Return a study in which as many tokenizers differ from all others in a column."""
-    number = {f"tokenizer-{i:02d}": float(i) for i in range(1, 1 + tokenizers)}
-    return setting(**{name: lambda rows: rows["tokenizer"].map(number).fillna(0.0)})
 
 
 def test_one_odd_tokenizer_decides_nothing(tmp_path: Path) -> None:
@@ -412,38 +300,9 @@ def test_one_odd_tokenizer_decides_nothing(tmp_path: Path) -> None:
     assert judged("C8", study(tmp_path, odd("m_gmm", 5))).value is not None
 
 
-@pytest.mark.parametrize("identity", ["C2", "C7"])
-def test_measurements_that_hardly_vary_or_are_rare_are_not_listed(identity: str, tmp_path: Path) -> None:
-    every = judged(identity, study(tmp_path, odd("m_cds", 5)))
-    assert "not counted" not in every.why and ", cds " in every.why
-
-    def rare(rows: pd.DataFrame) -> None:
-        odd("m_cds", 4)(rows)
-        rows["m_srss"] = rows["m_srss"].where(rows["tokenizer"] < "tokenizer-17")
-
-    found = judged(identity, study(tmp_path, rare))
-    told = "not counted: m_srss is there for 17 of 24 tokenizers, m_cds is the same for all but 4 of 24 tokenizers"
-    assert told in found.why and ", cds " not in found.why and ", srss " not in found.why
-    assert found.n == 24 and "as they lack" not in found.why  # what is not counted costs no tokenizer
-
-
 def test_rounding_is_no_difference(tmp_path: Path) -> None:
     found = judged("C8", study(tmp_path, setting(m_gmm=lambda rows: 5 + 1e-14 * per_tokenizer(rows))))
     assert found.why.endswith("m_gmm is the same for all 24 tokenizers")
-
-
-def test_a_cell_without_a_correlation_is_missing_from_every_cell(tmp_path: Path) -> None:
-    """C2 holds everywhere else."""
-
-    def change(rows: pd.DataFrame) -> None:
-        lost = (rows["generator"] == "lightningdit") & (rows["guidance"] == 1.5) & (rows["tokenizer"] > "tokenizer-04")
-        rows[TARGET] = rows[TARGET].where(~lost)
-
-    found = judged("C2", study(tmp_path, change))
-    told = (
-        f"missing: r of VIV with gFD, lightningdit at guidance 1.5: 5 tokenizers have m_viv and {TARGET}, 6 are needed"
-    )
-    assert found.verdict == "undecided" and told in found.why
 
 
 def test_what_gives_the_same_order_adds_nothing(tmp_path: Path) -> None:
@@ -454,82 +313,7 @@ def test_what_gives_the_same_order_adds_nothing(tmp_path: Path) -> None:
     )
 
 
-# --- what is ranked, over whom, and given what ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("identity", ["C2", "C7"])
-def test_only_what_the_publication_ranked_counts(identity: str, tmp_path: Path) -> None:
-    """8 of these are; the number of modes is not, and says less than equivariance would have to."""
-    found = judged(identity, study(tmp_path, setting(m_gmm=lambda rows: per_tokenizer(rows, seed=8))))
-    assert found.verdict == "confirmed", found.why
-    assert re.search(r"; measured beside them, not ranked by the publication: gmm -?0\.\d+; ", found.why)
-    assert identity == "C7" or "(the upper third of 8)" in found.why
-    assert "of gmm less" not in found.why and found.why.count(" less that of equivariance: ") == 7 * (identity == "C7")
-
-
-@pytest.mark.parametrize("identity", ["C2", "C7"])
-def test_measurements_are_compared_over_the_same_tokenizers(identity: str, tmp_path: Path) -> None:
-    def change(rows: pd.DataFrame) -> None:
-        rows.loc[rows["tokenizer"] == "tokenizer-05", ["m_lnc", "m_srss"]] = np.nan
-        rows.loc[rows["tokenizer"] == "tokenizer-06", "m_gmm"] = np.nan  # does not count
-
-    found = judged(identity, study(tmp_path, change))
-    assert "; not counted, as they lack m_lnc, m_srss: tokenizer-05" in found.why and "tokenizer-06" not in found.why
-    assert found.n == 23 and found.scale.startswith("23 tokenizers")
-
-
-def test_nothing_is_compared_where_no_tokenizer_has_all(tmp_path: Path) -> None:
-    def change(rows: pd.DataFrame) -> None:
-        rows["m_ifid"] = rows["m_ifid"].where(rows["tokenizer"] < "tokenizer-12")
-        rows["m_uniformity"] = rows["m_uniformity"].where(rows["tokenizer"] >= "tokenizer-12")
-
-    found = judged("C7", study(tmp_path, change))
-    assert found.verdict == "undecided" and "no tokenizer in diffusability/results.csv has all of m_viv, " in found.why
-
-
-def test_what_turns_round_between_generators_predicts_nothing(tmp_path: Path) -> None:
-    """Equivariance as strong as VIV in every cell, but the other way under the second generator."""
-
-    def change(rows: pd.DataFrame) -> None:
-        rows["m_equivariance"] = rows["m_viv"].where(rows["generator"] == "sit", 6 - 2 * rows["m_viv"])
-
-    found = judged("C7", study(tmp_path, change))
-    assert found.verdict == "confirmed", found.why
-    told = re.search(r"mean r with gFD: (.*?);", found.why)
-    assert told is not None
-    listed = {name: float(value) for name, value in (one.split(" ") for one in told[1].split(", "))}
-    assert abs(listed["equivariance"]) < 0.05 and listed["viv"] > 0.9 > -0.9 > listed["lnc"]
-    assert list(listed.values()) == sorted(listed.values(), key=abs, reverse=True)
-
-    def viv_turns(rows: pd.DataFrame) -> None:
-        change(rows)
-        rows["m_viv"], rows["m_equivariance"] = rows["m_equivariance"], rows["m_viv"].copy()
-
-    second = judged("C2", study(tmp_path / "second", viv_turns))
-    assert "place of VIV by |mean r| with gFD, as a share of the ranked: 1 [" in second.why
-
-
-def test_ifid_is_given_what_the_judge_says_of_reconstructions(tmp_path: Path) -> None:
-    """iFID follows rFD alone, and gFD contains much of it: raw it would predict as well as others."""
-
-    def change(rows: pd.DataFrame) -> None:
-        lost = per_tokenizer(rows, 8.0, seed=2)
-        rows["rfd_fashion_classifier"] = 30 + lost
-        rows["m_ifid"] = 30 + lost + per_tokenizer(rows, 2.0, seed=12)
-        rows[TARGET] = rows[TARGET] + lost
-
-    found = judged("C7", study(tmp_path, change))
-    raw = re.search(r"r of ifid is given rfd_fashion_classifier, .*, raw (\S+);", found.why)
-    told = re.search(r"mean r with gFD: .*ifid (-?[\d.e-]+)", found.why)
-    assert raw is not None and told is not None and float(raw[1]) > 0.6 > 0.3 > abs(float(told[1]))
-    assert "r of ifid is given rfd_fashion_classifier" in judged("C2", tmp_path).why
-
-    def unknown(rows: pd.DataFrame) -> None:
-        change(rows)
-        rows["rfd_fashion_classifier"] = np.nan
-
-    without = judged("C7", study(tmp_path / "without", unknown)).why
-    assert f"ifid {raw[1]}" in without and "is given" not in without
+# --- what is said beside a correlation --------------------------------------------------------------------------------
 
 
 GIVEN = {
@@ -581,12 +365,6 @@ def test_cells_without_a_value_are_named(identity: str, column: str, told: str, 
 
     assert f"; {told}" in judged(identity, study(tmp_path, change)).why
     assert "no r of" not in judged(identity, study(tmp_path / "all")).why
-
-
-def test_stable_is_said_to_be_a_level(tmp_path: Path) -> None:
-    assert (
-        "; stable is judged as a level in every cell, not as a spread over cells" in judged("C2", study(tmp_path)).why
-    )
 
 
 # --- modes by their likelihood ----------------------------------------------------------------------------------------
