@@ -37,6 +37,9 @@ def primary_records(
     """
     target = plan.targets[0]
     frames = [fairly_judged(plan, target, one.all) for one in cells if one.known([target])]
+    if not frames:
+        warnings.append(f"primary question: no tokenizer has {target}")
+        return []
     found = [
         record
         for predictor in plan.predictors
@@ -74,8 +77,8 @@ def _has_value(columns: Sequence[np.ndarray], covariates: int) -> bool:
 def _complete(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
     """Return the tokenizers that have all columns in every setting, and these columns by setting, [n,columns]."""
     whole = [frame.dropna(subset=[*names]).index for frame in frames]
-    common = [str(name) for name in whole[0] if all(name in one for one in whole[1:])]
-    return common, [frame.loc[common, [*names]].to_numpy(float) for frame in frames]
+    common = [name for name in whole[0] if all(name in one for one in whole[1:])]
+    return [str(name) for name in common], [frame.loc[common, [*names]].to_numpy(float) for frame in frames]
 
 
 def _raw(columns: Sequence[np.ndarray], names: Sequence[str], seed: int) -> Record:
@@ -96,10 +99,8 @@ def _given(columns: Sequence[np.ndarray], seed: int) -> Record:
     n = len(columns[0])
     statistic, raw = partial(_mean, columns), partial(_mean, [one[:, :2] for one in columns])
     low, high = bootstrap_interval(statistic, n, seed) or (None, None)
-    change_low, change_high = bootstrap_interval(lambda counts: statistic(counts) - raw(counts), n, seed) or (
-        None,
-        None,
-    )
+    change = bootstrap_interval(lambda counts: statistic(counts) - raw(counts), n, seed)
+    change_low, change_high = change or (None, None)
     value = estimate(statistic, n)
     return {
         "value": value, "low": low, "high": high, "change": value - estimate(raw, n), "change_low": change_low,

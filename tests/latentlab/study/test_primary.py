@@ -80,3 +80,11 @@ def test_the_primary_question_has_the_same_tokenizers_in_all_settings():
     assert primary(found, "m_viv")["n"] == 23
     assert not [one for one in found["primary"] if one["predictor"] == "m_cds"]
     assert any(line.startswith("primary question: no correlation of m_cds") for line in found["warnings"])
+
+
+def test_a_first_target_without_values_is_told():
+    study = example_study(generators=("sit",))
+    empty = replace(study, rows=study.rows.assign(**{TARGET: np.nan}))
+    found = analyse(empty, PLAN.model_copy(update={"targets": (TARGET, "gfd_efficientnet_lite0")}))
+    assert found["primary"] == found["reactions"] == [] and found["correlations"]
+    assert f"primary question: no tokenizer has {TARGET}" in found["warnings"]
